@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * libdsm: coherent memory and messages between the nodes of one machine.
+ *
+ * A machine is a fixed set of nodes, known to all of them before any of them
+ * starts. Every node owns one region (its RAM) and can attach every other
+ * node's region. A node is one process; the process gives libdsm its event
+ * loop: an fd to poll and a function to call when it is readable.
+ *
+ * Context: unless a function says otherwise, calls on one node are serialised
+ * by the caller (QEMU: they are made under the big QEMU lock). Callbacks run
+ * inside dsm_node_dispatch() and may call back into libdsm, except for
+ * dsm_node_destroy() and dsm_node_dispatch().
+ *
+ * Errors: 0 or a negative errno; a ret_ pointer is untouched on failure. The
+ * library never logs, never exits, never raises SIGPIPE and has no global
+ * state.
+ */
+#ifndef DSM_DSM_H
+#define DSM_DSM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define DSM_MAX_NODES 64
+#define DSM_MAX_MESSAGE_BYTES 4096
+#define DSM_NAME_BYTES 32 /* with its terminating NUL */
+#define DSM_UUID_BYTES 16
+#define DSM_REASON_BYTES 160 /* with its terminating NUL */
+#define DSM_HISTOGRAM_BUCKETS 40
+
+struct dsm_node;
+
+/** How the regions of a machine are kept coherent. */
+enum dsm_coherence {
+    DSM_COHERENCE_SHARED = 0, /* one memfd mapped by every process */
+    DSM_COHERENCE_PAGES = 1,  /* page protocol; -EOPNOTSUPP where not built */
+};
+
+/**
+ * Message classes. Messages are delivered in order within one (peer, class)
+ * and have no order between classes. Each class has its own window of
+ * credits, so a class that the receiver does not read never delays another.
+ */
+enum dsm_class {
+    DSM_CLASS_REPLY = 0,   /* replies and invalidations, one ordered stream */
+    DSM_CLASS_ACK = 1,     /* acknowledgements: never wait for anything */
+    DSM_CLASS_REQUEST = 2, /* requests */
+    DSM_CLASS_BULK = 3,    /* user messages and bulk data */
+    DSM_NR_CLASSES
+};
+
+/**
+ * State of a peer as this node sees it. It only ever moves forward; a node
+ * that was lost does not come back within the life of the machine.
+ */
+enum dsm_peer_state {
+    DSM_PEER_ABSENT = 0, /* not connected yet */
+    DSM_PEER_UP = 1,     /* connected, its region can be attached */
+    DSM_PEER_DOWN = 2,   /* lost or left; its region is still held here */
+    DSM_PEER_FENCED = 3, /* dsm_peer_fence() was called: region released */
+};
+
+/** One node of the machine, as every node is told about it. */
+struct dsm_node_desc {
+    char name[DSM_NAME_BYTES];
+    uint16_t elf_machine; /* ISA, as in ELF's e_machine: 62, 183, ... */
+    uint32_t cpus;
+    uint64_t ram_bytes;  /* size of its region; a multiple of the page size */
+    const char *address; /* "unix:PATH" or "tcp:HOST:PORT"; listens there */
+};
+
+struct dsm_config {
+    uint8_t machine_uuid[DSM_UUID_BYTES]; /* a link to another machine's node
+                                             is refused */
+    enum dsm_coherence coherence;
+    uint16_t self;     /* index of this node in nodes[] */
+    uint16_t nr_nodes; /* 1..DSM_MAX_NODES */
+    const struct dsm_node_desc *nodes; /* copied by dsm_node_create() */
+
+    /* 0 means the default given here. */
+    uint32_t credits[DSM_NR_CLASSES]; /* receive window in messages: 64 */
+    uint32_t connect_retry_ms;        /* between two attempts: 20 */
+    uint32_t handshake_timeout_ms;    /* of one connection: 5000 */
+    uint32_t heartbeat_ms;            /* silence before a PING: 2000 */
+    uint32_t peer_timeout_ms;         /* silence before DOWN: 30000 */
+};
+
+struct dsm_ops {
+    /**
+     * message() - one message has arrived.
+     * Return: true when it was taken; false to have it kept: nothing more of
+     * this (from, cls) is delivered until dsm_resume().
+     */
+    bool (*message)(void *opaque, uint16_t from, enum dsm_class cls,
+                    const void *data, uint32_t len_bytes);
+    /** writable() - a dsm_send() that got -EAGAIN is worth another try. */
+    void (*writable)(void *opaque, uint16_t to, enum dsm_class cls);
+    /** doorbell() - @bits (never 0) were rung by @from since the last call. */
+    void (*doorbell)(void *opaque, uint16_t from, uint64_t bits);
+    /**
+     * peer_state() - @peer became UP or DOWN.
+     * @reason: for people, one line without newline; "" for UP.
+     */
+    void (*peer_state)(void *opaque, uint16_t peer, enum dsm_peer_state state,
+                       const char *reason);
+    /**
+     * rejected() - somebody was refused at the door or sent garbage before
+     * its handshake was done; no peer changed state. May be NULL.
+     */
+    void (*rejected)(void *opaque, const char *reason);
+};
+
+/**
+ * dsm_node_create() - make this process a node; allocates its region.
+ * @opaque: handed to every callback.
+ *
+ * No peer is contacted yet.
+ * Return: 0; -EINVAL the configuration contradicts itself; -EOPNOTSUPP the
+ * coherence mode is not built in; -ENOMEM, -EMFILE, ... from the system.
+ * Source: docs/libdsm.md.
+ */
+int dsm_node_create(const struct dsm_config *config, const struct dsm_ops *ops,
+                    void *opaque, struct dsm_node **ret_node);
+
+/**
+ * dsm_node_start() - listen at the own address and connect to the peers.
+ *
+ * Connections to nodes of a lower index are made from here and retried until
+ * they stand or the node is destroyed; nodes of a higher index connect to us.
+ * Return: 0; -EADDRINUSE a live process listens there (a stale unix socket
+ * is replaced); other errors of socket(2), bind(2).
+ */
+int dsm_node_start(struct dsm_node *node);
+
+/**
+ * dsm_node_destroy() - leave the machine: says goodbye, closes all links,
+ * releases all regions that are not mapped. NULL is allowed.
+ */
+void dsm_node_destroy(struct dsm_node *node);
+
+/** dsm_node_fd() - readable whenever dsm_node_dispatch() has work. */
+int dsm_node_fd(const struct dsm_node *node);
+
+/**
+ * dsm_node_dispatch() - handle whatever is ready, without blocking.
+ * Return: number of events handled, 0 when there was nothing.
+ */
+int dsm_node_dispatch(struct dsm_node *node);
+
+/**
+ * dsm_region_fd() - the memory of node @owner as a file descriptor.
+ *
+ * The descriptor belongs to libdsm; it stays open until the region's owner
+ * is fenced or the node destroyed. Its size is exactly the owner's ram_bytes
+ * and is sealed against shrinking (checked for peers), so that a mapping of
+ * it cannot fault because of what the peer does.
+ * Return: the fd; -EINVAL no such node; -ENODATA the owner was not seen yet;
+ * -EHOSTDOWN it is fenced; -EOPNOTSUPP coherence mode is not SHARED.
+ */
+int dsm_region_fd(const struct dsm_node *node, uint16_t owner);
+
+/**
+ * dsm_peer_state() - state of @peer; DSM_PEER_UP for the node itself,
+ * DSM_PEER_ABSENT for an index that does not exist.
+ */
+enum dsm_peer_state dsm_peer_state(const struct dsm_node *node, uint16_t peer);
+
+/**
+ * dsm_peer_fence() - no mapping of @peer's region is left in this process.
+ * Return: 0; -EBUSY the peer is not DOWN; -EINVAL no such peer.
+ */
+int dsm_peer_fence(struct dsm_node *node, uint16_t peer);
+
+/**
+ * dsm_send() - send one message, whole or not at all.
+ * @iov: at most DSM_MAX_MESSAGE_BYTES in sum; not referenced after return.
+ * Return: 0 it will arrive unless the peer or this node dies; -EAGAIN no
+ * credit or no room: writable() follows; -EHOSTDOWN the peer is not UP;
+ * -EMSGSIZE; -EINVAL unknown peer or class, or the node itself.
+ */
+int dsm_send(struct dsm_node *node, uint16_t to, enum dsm_class cls,
+             const struct iovec *iov, int iovcnt);
+
+/** dsm_resume() - deliver again what message() left; from any callback. */
+void dsm_resume(struct dsm_node *node, uint16_t from, enum dsm_class cls);
+
+/**
+ * dsm_doorbell() - ring @bits at @to. Doorbells not delivered yet coalesce
+ * by OR; they need no credit and never fail for want of room.
+ * Return: 0; -EHOSTDOWN; -EINVAL unknown peer, the node itself, or bits 0.
+ */
+int dsm_doorbell(struct dsm_node *node, uint16_t to, uint64_t bits);
+
+/** Counters of one link; all monotonic. Times in nanoseconds. */
+struct dsm_link_stats {
+    uint64_t messages_sent[DSM_NR_CLASSES];
+    uint64_t messages_received[DSM_NR_CLASSES];
+    uint64_t bytes_sent; /* on the wire, headers included */
+    uint64_t bytes_received;
+    uint64_t sends_refused[DSM_NR_CLASSES]; /* -EAGAIN */
+    uint64_t deliveries_refused[DSM_NR_CLASSES]; /* message() said false */
+    uint64_t doorbells_sent;     /* calls of dsm_doorbell() */
+    uint64_t doorbell_frames_sent; /* after coalescing */
+    uint64_t doorbell_frames_received;
+    uint64_t protocol_errors;
+    /* round trip of PING..PONG; bucket b counts [2^b, 2^(b+1)) ns */
+    uint64_t ping_rtt_ns[DSM_HISTOGRAM_BUCKETS];
+    uint32_t credits_left[DSM_NR_CLASSES]; /* gauges, not counters */
+    uint32_t queued_in[DSM_NR_CLASSES];
+    char down_reason[DSM_REASON_BYTES]; /* "" while it stands */
+};
+
+/**
+ * dsm_link_stats() - a copy of the link's counters.
+ * Context: any thread; takes a leaf lock only. Return: 0; -EINVAL.
+ */
+int dsm_link_stats(struct dsm_node *node, uint16_t peer,
+                   struct dsm_link_stats *ret_stats);
+
+/** dsm_version() - "MAJOR.MINOR.PATCH" of the library. */
+const char *dsm_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* DSM_DSM_H */
