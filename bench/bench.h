@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every benchmark shares: samples and their statistics, the figures'
+ * output, running a command or a stock QEMU under a time-out.
+ *
+ * A benchmark is one program, PREFIX/libexec/chimera/bench/NAME, started by
+ * `chimera bench NAME`. It prints one table for people or, with --json, one
+ * object a line. A figure always stands beside its floor or its peer, which
+ * was measured in the same run, in turn with it.
+ */
+#ifndef CHIMERA_BENCH_H
+#define CHIMERA_BENCH_H
+
+#include <glib.h>
+
+/** What the second series of a figure is. */
+enum bench_reference {
+    BENCH_FLOOR, /* nothing can be faster: a minimal program */
+    BENCH_PEER,  /* an alternative to compare with */
+};
+
+struct bench_figure {
+    const char *name;  /* the benchmark */
+    const char *kase;  /* "case" in the output */
+    const char *unit;  /* of the samples: "s", "us", "Mop/s" ... */
+    GArray *samples;   /* of double */
+    enum bench_reference reference;
+    GArray *reference_samples; /* of double, or NULL: none was measured */
+    /*
+     * Highest good ratio of value to reference (lowest where bigger is
+     * better); 0 for none.
+     */
+    double goal;
+    gboolean bigger_is_better;
+};
+
+/** Options that every benchmark takes. */
+struct bench_options {
+    gboolean json;
+    int samples;   /* pairs of runs */
+    char *config;  /* machine configuration file */
+};
+
+/**
+ * bench_init() - parse the command line; exits with 2 on a bad one.
+ * @what: one line for --help. @default_samples: for --samples.
+ */
+void bench_init(int *argc, char ***argv, const char *what,
+                int default_samples, struct bench_options *ret_options);
+
+/** bench_median() / bench_quantile() - 0 <= q <= 1; NAN of nothing. */
+double bench_quantile(const GArray *samples, double q);
+double bench_median(const GArray *samples);
+
+/** bench_emit() - print one figure, as --json asked. */
+void bench_emit(const struct bench_options *options,
+                const struct bench_figure *figure);
+
+/** bench_prefix() - where chimera is installed (from this program's path). */
+const char *bench_prefix(void);
+
+/**
+ * bench_run() - run a command to its end and collect its standard output.
+ * @timeout_s: after it the command is killed.
+ * @ret_seconds: wall time from its start to its end; may be NULL.
+ *
+ * The command's standard error passes through when it fails. Any failure
+ * (cannot start, time-out, exit status not 0) is in @error.
+ * Return: its output, to be freed with g_free(); NULL on failure.
+ */
+char *bench_run(const char *const *argv, int timeout_s, double *ret_seconds,
+                GError **error);
+
+/**
+ * bench_stock_argv() - a QEMU of the same build as a plain machine: the same
+ * kernel and initramfs, ordinary RAM, no chimera device.
+ * @isa: "x86_64" or "aarch64". @share: a folder for the guest's 9p tag
+ * "share", or NULL. @script: what /bin/sh -c runs as the guest's first
+ * process; it has no double quote in it.
+ * Return: a NULL-terminated vector, to be freed with g_strfreev().
+ */
+char **bench_stock_argv(const char *isa, int cpus, const char *memory,
+                        const char *share, const char *script);
+
+/** bench_check() - end the program with a message if @error is set. */
+void bench_check(GError *error);
+
+#endif /* CHIMERA_BENCH_H */

@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Kernels that a node is timed with. Prints one line a kernel:
+ *   compute NAME SECONDS CHECKSUM
+ * The same source runs in a node and in a stock machine; the checksum tells
+ * that they did the same work.
+ *
+ *   integer  list walking, matrix product, a state machine, CRC: branches and
+ *            arithmetic in the first-level cache
+ *   triad    a[i] = b[i] + 3 * c[i] over arrays larger than any cache
+ *   chase    dependent loads over a random cycle larger than any cache
+ */
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define LIST_NODES 256
+#define MATRIX 24
+#define TEXT_BYTES 2048
+#define TRIAD_ELEMENTS (4u << 20)
+#define CHASE_ENTRIES (8u << 20)
+
+static double now_s(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec + ts.tv_nsec / 1e9;
+}
+
+static uint32_t xorshift32(uint32_t *state)
+{
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    return *state;
+}
+
+static void *allocate(size_t bytes)
+{
+    void *memory = malloc(bytes);
+
+    if (!memory) {
+        perror("compute: malloc");
+        exit(1);
+    }
+    return memory;
+}
+
+static uint16_t crc16(const void *data, size_t len, uint16_t crc)
+{
+    const uint8_t *bytes = data;
+
+    for (size_t i = 0; i < len; i++) {
+        crc ^= bytes[i];
+        for (int bit = 0; bit < 8; bit++) {
+            crc = crc & 1 ? (crc >> 1) ^ 0xa001 : crc >> 1;
+        }
+    }
+    return crc;
+}
+
+struct list {
+    struct list *next;
+    uint32_t value;
+};
+
+static uint32_t walk_list(struct list *nodes, uint32_t round)
+{
+    struct list *head = NULL;
+    uint32_t sum = 0;
+
+    for (int i = 0; i < LIST_NODES; i++) {
+        struct list *node = &nodes[(i * 37 + round) % LIST_NODES];
+        struct list **where = &head;
+
+        node->value = node->value * 1103515245 + 12345;
+        for (int depth = 0; *where && depth < 12 &&
+             (*where)->value < node->value; depth++) {
+            where = &(*where)->next;
+        }
+        node->next = *where;
+        *where = node;
+    }
+    for (struct list *node = head; node; node = node->next) {
+        sum = sum * 31 + node->value;
+    }
+    return sum;
+}
+
+static uint32_t multiply(int32_t a[MATRIX][MATRIX], int32_t b[MATRIX][MATRIX])
+{
+    uint32_t sum = 0;
+
+    for (int i = 0; i < MATRIX; i++) {
+        for (int j = 0; j < MATRIX; j++) {
+            int32_t dot = 0;
+
+            for (int k = 0; k < MATRIX; k++) {
+                dot += a[i][k] * b[k][j];
+            }
+            sum += dot ^ (sum >> 3);
+        }
+    }
+    return sum;
+}
+
+static uint32_t scan_numbers(const char *text, size_t len)
+{
+    enum { BETWEEN, SIGN, INTEGER, FRACTION } state = BETWEEN;
+    uint32_t count[4] = { 0 };
+
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+
+        count[state]++;
+        switch (state) {
+        case BETWEEN:
+            state = c == '-' || c == '+' ? SIGN
+                    : c >= '0' && c <= '9' ? INTEGER : BETWEEN;
+            break;
+        case SIGN:
+            state = c >= '0' && c <= '9' ? INTEGER : BETWEEN;
+            break;
+        case INTEGER:
+            state = c == '.' ? FRACTION
+                    : c >= '0' && c <= '9' ? INTEGER : BETWEEN;
+            break;
+        case FRACTION:
+            state = c >= '0' && c <= '9' ? FRACTION : BETWEEN;
+            break;
+        }
+    }
+    return count[0] + 3 * count[1] + 7 * count[2] + 11 * count[3];
+}
+
+static uint32_t integer_kernel(uint32_t rounds)
+{
+    static struct list nodes[LIST_NODES];
+    static int32_t a[MATRIX][MATRIX], b[MATRIX][MATRIX];
+    static char text[TEXT_BYTES];
+    static const char alphabet[] = "0123456789+-. ,x";
+    uint32_t seed = 1, result = 0;
+
+    for (int i = 0; i < LIST_NODES; i++) {
+        nodes[i].value = xorshift32(&seed);
+    }
+    for (int i = 0; i < MATRIX * MATRIX; i++) {
+        a[i / MATRIX][i % MATRIX] = xorshift32(&seed) % 1000;
+        b[i / MATRIX][i % MATRIX] = xorshift32(&seed) % 1000;
+    }
+    for (int i = 0; i < TEXT_BYTES; i++) {
+        text[i] = alphabet[xorshift32(&seed) % 16];
+    }
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint32_t part = walk_list(nodes, round) + multiply(a, b) +
+                        scan_numbers(text, sizeof(text));
+
+        a[round % MATRIX][(round / MATRIX) % MATRIX] = part % 1000;
+        text[round % TEXT_BYTES] = alphabet[part % 16];
+        result = crc16(&part, sizeof(part), result) +
+                 crc16(text, 256, result);
+    }
+    return result;
+}
+
+static uint32_t triad_kernel(uint32_t rounds)
+{
+    size_t bytes = TRIAD_ELEMENTS * sizeof(uint64_t);
+    uint64_t *a = allocate(bytes), *b = allocate(bytes), *c = allocate(bytes);
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
+        a[i] = 0;
+        b[i] = i;
+        c[i] = i * 3;
+    }
+    for (uint32_t round = 0; round < rounds; round++) {
+        for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
+            a[i] = b[i] + 3 * c[i];
+        }
+        b[round] = a[TRIAD_ELEMENTS - 1 - round];
+    }
+    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
+        sum += a[i];
+    }
+    free(a);
+    free(b);
+    free(c);
+    return sum;
+}
+
+static uint32_t chase_kernel(uint32_t steps)
+{
+    uint32_t *next = allocate(CHASE_ENTRIES * sizeof(*next));
+    uint32_t seed = 7, at = 0;
+
+    for (uint32_t i = 0; i < CHASE_ENTRIES; i++) {
+        next[i] = i;
+    }
+    /* Sattolo: one cycle through all entries */
+    for (uint32_t i = CHASE_ENTRIES - 1; i > 0; i--) {
+        uint32_t j = xorshift32(&seed) % i, swap = next[i];
+
+        next[i] = next[j];
+        next[j] = swap;
+    }
+    for (uint32_t i = 0; i < steps; i++) {
+        at = next[at];
+    }
+    free(next);
+    return at;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        uint32_t (*run)(uint32_t amount);
+        uint32_t amount;
+    } kernels[] = {
+        { "integer", integer_kernel, 4000 },
+        { "triad", triad_kernel, 10 },
+        { "chase", chase_kernel, 5000011 },
+    };
+    uint32_t scale = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
+
+    for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
+        double start = now_s();
+        uint32_t checksum = kernels[i].run(kernels[i].amount * scale);
+
+        printf("compute %s %.6f %08x\n", kernels[i].name, now_s() - start,
+               checksum);
+        fflush(stdout);
+    }
+    return 0;
+}

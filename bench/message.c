@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * message: round trips from node 0 to node 1, kernel to kernel, by doorbell
+ * and user to user, each beside its floor: a virtio queue kick that another
+ * process answers by an eventfd. All four take turns in one guest program.
+ */
+#include "bench.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MESSAGE_GOAL 1.3
+#define MESSAGE_TIMEOUT_S 300
+#define PORT "17"
+
+enum { KERNEL, DOORBELL, USER, ECHO, NR_KINDS };
+static const char *const kinds[NR_KINDS] = {
+    "kernel", "doorbell", "user", "echo"
+};
+
+static void collect(GArray **us, const char *output)
+{
+    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
+
+    for (char **line = lines; *line; line++) {
+        g_auto(GStrv) words = g_strsplit(*line, " ", -1);
+
+        if (!words[0] || !g_str_equal(words[0], "rtt") || !words[1]) {
+            continue;
+        }
+        for (int k = 0; k < NR_KINDS; k++) {
+            if (g_str_equal(words[1], kinds[k])) {
+                for (char **word = words + 2; *word; word++) {
+                    double sample = g_ascii_strtod(*word, NULL) / 1e3;
+
+                    g_array_append_val(us[k], sample);
+                }
+            }
+        }
+    }
+}
+
+/* The distribution's tail as a figure of its own: one sample a run. */
+static void emit(const struct bench_options *options, const char *kase,
+                 GArray *samples, GArray *floor)
+{
+    double p99 = bench_quantile(samples, 0.99);
+    double floor_p99 = bench_quantile(floor, 0.99);
+    g_autoptr(GArray) tail = g_array_new(FALSE, FALSE, sizeof(double));
+    g_autoptr(GArray) floor_tail = g_array_new(FALSE, FALSE, sizeof(double));
+    g_autofree char *p50_case = g_strconcat(kase, "-p50", NULL);
+    g_autofree char *p99_case = g_strconcat(kase, "-p99", NULL);
+
+    bench_emit(options, &(struct bench_figure) {
+        .name = "message",
+        .kase = p50_case,
+        .unit = "us",
+        .samples = samples,
+        .reference = BENCH_FLOOR,
+        .reference_samples = floor,
+        .goal = MESSAGE_GOAL,
+    });
+    g_array_append_val(tail, p99);
+    g_array_append_val(floor_tail, floor_p99);
+    bench_emit(options, &(struct bench_figure) {
+        .name = "message",
+        .kase = p99_case,
+        .unit = "us",
+        .samples = tail,
+        .reference = BENCH_FLOOR,
+        .reference_samples = floor_tail,
+    });
+}
+
+int main(int argc, char **argv)
+{
+    struct bench_options options;
+    GArray *us[NR_KINDS];
+    g_autoptr(GError) error = NULL;
+    g_autofree char *chimera = NULL, *guest = NULL, *script = NULL;
+    g_autofree char *output = NULL;
+
+    bench_init(&argc, &argv,
+               "Message round trips between two nodes against a queue kick "
+               "echoed by another process. --samples: thousands of each kind.",
+               5, &options);
+    for (int k = 0; k < NR_KINDS; k++) {
+        us[k] = g_array_new(FALSE, FALSE, sizeof(double));
+    }
+    chimera = g_build_filename(bench_prefix(), "bin", "chimera", NULL);
+    guest = g_build_filename(bench_prefix(), "libexec", "chimera", "guest",
+                             NULL);
+    script = g_strdup_printf("onnode 1 ./$(onnode 1 uname -m)/rtt serve " PORT
+                             " & ./$(uname -m)/rtt measure 1 " PORT
+                             " %d && wait",
+                             options.samples * 1000);
+    {
+        const char *const run[] = {
+            chimera, "run", "-q", "--echo-floor", "--share", guest,
+            options.config, "--", "/bin/sh", "-c", script, NULL
+        };
+
+        output = bench_run(run, MESSAGE_TIMEOUT_S, NULL, &error);
+        bench_check(error);
+    }
+    collect(us, output);
+    for (int k = 0; k < NR_KINDS; k++) {
+        if (us[k]->len != (guint)options.samples * 1000) {
+            bench_check(g_error_new(g_quark_from_static_string("bench"), 0,
+                                    "%u of %d samples of kind %s", us[k]->len,
+                                    options.samples * 1000, kinds[k]));
+        }
+    }
+    emit(&options, "kernel", us[KERNEL], us[ECHO]);
+    emit(&options, "doorbell", us[DOORBELL], us[ECHO]);
+    emit(&options, "user", us[USER], us[ECHO]);
+    for (int k = 0; k < NR_KINDS; k++) {
+        g_array_unref(us[k]);
+    }
+    return 0;
+}
