@@ -11,7 +11,10 @@
  * AGENT_WINDOW_BYTES granted; AGENT_GRANT adds to it.
  *
  * A side that receives something malformed answers AGENT_ERROR and, if the
- * frame boundary is lost, resynchronises by AGENT_RESET.
+ * frame boundary is lost, resynchronises by AGENT_RESET: the launcher by
+ * sending one, the agent by dropping bytes until it meets one. A frame for a
+ * session that has just ended is no error (it crossed AGENT_EXIT) and is
+ * dropped. docs/guest-user.md says what each case does.
  */
 #ifndef CHIMERA_AGENT_PROTO_H
 #define CHIMERA_AGENT_PROTO_H
@@ -40,7 +43,10 @@ enum agent_type {
      * answers AGENT_HELLO and discards everything before it.
      */
     AGENT_RESET = 1,
-    /* agent -> launcher: nonce[8], u32 version, u32 node, then text: uname -srm */
+    /*
+     * agent -> launcher: nonce[8], u32 version, u32 node (UINT32_MAX without a
+     * fabric device), then text: uname -srm
+     */
     AGENT_HELLO = 2,
     /*
      * launcher -> agent: a run of NUL-terminated strings, "KEY=VALUE" with
@@ -57,11 +63,19 @@ enum agent_type {
     /*
      * agent -> launcher, last frame of a session, after its streams' ends:
      * u32 kind (0 exited, 1 killed by signal, 2 could not start), u32 value
-     * (status, signal, errno), then text for kind 2.
+     * (status, signal, errno), then text for kind 2. What background
+     * children of the process write after its end is not waited for.
      */
     AGENT_EXIT = 9,
     AGENT_ERROR = 10,   /* both: text; the session (or 0) it concerns */
-    AGENT_POWEROFF = 11 /* launcher -> agent, session 0: sync and power off */
+    AGENT_POWEROFF = 11, /* launcher -> agent, session 0: sync and power off */
+    /*
+     * agent -> launcher, session 0, after AGENT_HELLO and again at every
+     * change: u32 nodes that this node sees up (itself too), u32 nodes of the
+     * machine. Both 0 without a fabric device. The machine is whole when they
+     * are equal; a launcher that does not care ignores it.
+     */
+    AGENT_MACHINE = 12
 };
 
 #endif /* CHIMERA_AGENT_PROTO_H */
