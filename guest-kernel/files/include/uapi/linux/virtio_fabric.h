@@ -36,10 +36,12 @@
 #define VIRTIO_FABRIC_F_ECHO		0
 
 /*
- * Shared-memory region (node + 1) is the window on that node's RAM. There is
- * none for the node itself.
+ * The one shared-memory region holds the windows on all peers' RAM; the window
+ * on a node is at node[].window_offset in it. (One region per peer would need
+ * a 24-byte PCI capability each, and 256 bytes of configuration space have
+ * room for three.) A machine of one node has no region.
  */
-#define VIRTIO_FABRIC_SHM_ID(node)	((node) + 1)
+#define VIRTIO_FABRIC_SHM_WINDOWS	1
 
 enum virtio_fabric_state {
 	VIRTIO_FABRIC_ABSENT	= 0,	/* window must not be touched */
@@ -53,6 +55,7 @@ struct virtio_fabric_node {
 	__le16 state;		/* enum virtio_fabric_state */
 	__le32 cpus;
 	__le64 ram_bytes;	/* == length of its window */
+	__le64 window_offset;	/* in SHM_WINDOWS, multiple of 2 MiB; self: 0 */
 	__u8 name[VIRTIO_FABRIC_NAME_BYTES];	/* NUL padded */
 };
 
@@ -98,8 +101,8 @@ struct virtio_fabric_hdr {
 };
 
 /*
- * A tx chain: device-readable {hdr, payload}, then device-writable
- * {tx_status}. The device may complete tx buffers out of order; it holds a
+ * A tx chain: device-readable {hdr, payload} of exactly 8 + hdr.len bytes,
+ * then device-writable {tx_status}. The device may complete tx buffers out of order; it holds a
  * buffer while its peer's class has no room (that is the back-pressure).
  */
 #define VIRTIO_FABRIC_TX_OK		0
@@ -127,7 +130,8 @@ struct virtio_fabric_control {
 
 /*
  * Event buffers: device-writable, one struct each. State events are never
- * lost and come in order per node; doorbells coalesce by OR.
+ * lost and come in order per node; doorbells coalesce by OR. After DRIVER_OK
+ * the device first reports the state of every node that is not ABSENT.
  */
 #define VIRTIO_FABRIC_EVENT_STATE	1	/* data: enum virtio_fabric_state */
 #define VIRTIO_FABRIC_EVENT_DOORBELL	2	/* data: bits */
@@ -135,7 +139,7 @@ struct virtio_fabric_control {
 struct virtio_fabric_event {
 	__le16 type;
 	__le16 node;
-	__le32 reserved;
+	__le32 reserved;	/* 0 */
 	__le64 data;
 };
 
