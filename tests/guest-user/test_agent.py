@@ -391,8 +391,8 @@ class AgentTest(unittest.TestCase):
         self.c.send(frame(DATA, sid, 0, b"sh -c \"echo g''o; read x\"\r"))
         self.c.until(lambda: b'go\r\n' in s.out[1])
         self.c.send(frame(DATA, sid, 0, b'\x1a'))
-        self.c.until(lambda: b'topped' in s.out[1])
-        self.c.send(frame(DATA, sid, 0, b'jobs; kill -9 %1; wait; exit 5\r'))
+        self.c.until(lambda: re.search(rb'topped.*% $', s.out[1], re.S))
+        self.c.send(frame(DATA, sid, 0, b'kill -9 %1\rexit 5\rexit 5\r'))
         self.assertEqual(self.c.finish(sid).exit[:2], (0, 5))
 
     def test_tty_output_before_exit_is_kept(self):
