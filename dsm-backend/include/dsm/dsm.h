@@ -30,6 +30,7 @@ extern "C" {
 
 #define DSM_MAX_NODES 64
 #define DSM_MAX_MESSAGE_BYTES 4096
+#define DSM_MAX_CREDITS 1024 /* largest window of one class, in messages */
 #define DSM_NAME_BYTES 32 /* with its terminating NUL */
 #define DSM_UUID_BYTES 16
 #define DSM_REASON_BYTES 160 /* with its terminating NUL */
