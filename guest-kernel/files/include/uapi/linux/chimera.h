@@ -91,7 +91,11 @@ struct chimera_bind {
 	__u32 port;		/* 1..65535; 0: the kernel picks one, from 32768 */
 	__u32 reserved;
 };
-/* Return: 0 with .port filled in; -EADDRINUSE; -EINVAL bound already. */
+/*
+ * Return: 0 with .port filled in; -EADDRINUSE; -EINVAL bound already;
+ * -EACCES a port below 1024 without CAP_NET_BIND_SERVICE: who hears from such
+ * a port knows that the sender is part of its node's system.
+ */
 #define CHIMERA_IOC_BIND	_IOWR(0xC5, 0x10, struct chimera_bind)
 
 #define CHIMERA_MSG_DONTWAIT	(1u << 0)
