@@ -50,6 +50,8 @@
 #define LINK_DOORBELL_WINDOW 8
 /* iovec entries taken as they are; a longer list is copied together first. */
 #define LINK_IOV_MAX 16
+/* Handshakes under way at a time, beyond one for each node. */
+#define LINK_SPARE_HANDSHAKES 16u
 /* When leaving: how much unread input is thrown away before close(). */
 #define LINK_DRAIN_ROUNDS 16
 
@@ -1279,6 +1281,11 @@ int dsm__link_new(struct dsm_node *node,
     } else if (!link->outgoing && transport->authorise(fd, link->who) < 0) {
         link_refuse(link, DSM__NOTICE_MACHINE,
                     "of another user, which is not trusted");
+        link_finish(link);
+    } else if (!link->outgoing &&
+               node->nr_handshakes >
+                   node->config.nr_nodes + LINK_SPARE_HANDSHAKES) {
+        link_refuse(link, DSM__NOTICE_BUSY, "too many connections at once");
         link_finish(link);
     }
     return 0;

@@ -23,8 +23,6 @@
 #define NODE_EVENTS 64
 /* Most connections taken from the listener in one dispatch. */
 #define NODE_ACCEPTS 16
-/* Handshakes under way at a time, beyond one for each node. */
-#define NODE_SPARE_HANDSHAKES 16
 /* After a failed handshake attempts get rarer, up to this. */
 #define NODE_BACKOFF_MAX_NS (1000 * DSM__NSEC_PER_MSEC)
 /* How long accepting pauses when the process has no file descriptor left. */
@@ -140,7 +138,8 @@ static int node_init_config(struct dsm_node *node,
     set_default(&c->handshake_timeout_ms, NODE_DEFAULT_HANDSHAKE_TIMEOUT_MS);
     set_default(&c->heartbeat_ms, NODE_DEFAULT_HEARTBEAT_MS);
     set_default(&c->peer_timeout_ms, NODE_DEFAULT_PEER_TIMEOUT_MS);
-    if (c->heartbeat_ms >= c->peer_timeout_ms) {
+    /* A PING needs time for its answer; see also node_forgive_silence(). */
+    if (c->peer_timeout_ms / 2 < c->heartbeat_ms) {
         return -EINVAL;
     }
     for (uint16_t i = 0; i < c->nr_nodes; i++) {
