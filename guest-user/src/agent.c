@@ -15,6 +15,7 @@
  */
 #define _GNU_SOURCE
 #include "buf.h"
+#include "request.h"
 #include "spawn.h"
 
 #include <chimera/agent-proto.h>
@@ -465,112 +466,9 @@ static void session_status(struct session *s)
 
 /* ---- AGENT_EXEC ---- */
 
-struct exec_request {
-    struct spawn_request spawn;
-    char *argv[AGENT_MAX_PAYLOAD / 4];
-    char *envp[AGENT_MAX_PAYLOAD / 4];
-    size_t nr_args, nr_env;
-};
-
-static bool parse_number(const char *text, unsigned long max,
-                         unsigned long *ret_value)
-{
-    char *end;
-
-    errno = 0;
-    *ret_value = strtoul(text, &end, 10);
-    return isdigit((unsigned char)*text) && !*end && !errno &&
-           *ret_value <= max;
-}
-
-static bool exec_add(char **list, size_t *nr, size_t max, char *text)
-{
-    if (*nr + 1 >= max) {
-        return false;
-    }
-    list[(*nr)++] = text;
-    return true;
-}
-
-/* Return: NULL, or what is wrong with the payload. */
-static const char *exec_parse(char *data, uint32_t len, struct exec_request *r)
-{
-    static char *const defaults[] = { "PATH=" SPAWN_DEFAULT_PATH, "HOME=/root",
-                                      "SHELL=/bin/sh" };
-    const size_t max = sizeof(r->argv) / sizeof(r->argv[0]);
-    unsigned long v;
-
-    if (!len || data[len - 1]) {
-        return "the strings do not end with a NUL";
-    }
-    for (char *p = data; p < data + len; p += strlen(p) + 1) {
-        char *value = strchr(p, '=');
-        size_t key = value ? (size_t)(value - p) : 0;
-
-        if (!value) {
-            return "a string is not KEY=VALUE";
-        }
-        value++;
-#define KEY(name) (key == strlen(name) && !memcmp(p, name, key))
-        if (KEY("arg")) {
-            if (!exec_add(r->argv, &r->nr_args, max, value)) {
-                return "too many arguments";
-            }
-        } else if (KEY("env")) {
-            if (*value == '=' || !strchr(value, '=')) {
-                return "env is not NAME=VALUE";
-            }
-            if (!exec_add(r->envp, &r->nr_env, max - 3, value)) {
-                return "too many environment variables";
-            }
-        } else if (KEY("cwd")) {
-            r->spawn.cwd = value;
-        } else if (KEY("tty")) {
-            if (strcmp(value, "0") && strcmp(value, "1")) {
-                return "tty is not 0 or 1";
-            }
-            r->spawn.tty = *value == '1';
-        } else if (KEY("rows") || KEY("cols")) {
-            if (!parse_number(value, UINT16_MAX, &v)) {
-                return "rows or cols is not a number up to 65535";
-            }
-            *(*p == 'r' ? &r->spawn.rows : &r->spawn.cols) = v;
-        } else if (KEY("uid") || KEY("gid")) {
-            if (!parse_number(value, UINT32_MAX - 1, &v)) {
-                return "uid or gid is not a number";
-            }
-            if (*p == 'u') {
-                r->spawn.uid = v;
-            } else {
-                r->spawn.gid = v;
-            }
-        } else {
-            return "unknown key";
-        }
-#undef KEY
-    }
-    if (!r->nr_args) {
-        return "there is no arg";
-    }
-    r->argv[r->nr_args] = NULL;
-    r->envp[r->nr_env] = NULL;
-    for (size_t i = 0; i < sizeof(defaults) / sizeof(defaults[0]); i++) {
-        char name[8] = "";
-
-        memcpy(name, defaults[i], strcspn(defaults[i], "="));
-        if (!spawn_getenv(r->envp, name)) {
-            r->envp[r->nr_env++] = defaults[i];
-            r->envp[r->nr_env] = NULL;
-        }
-    }
-    r->spawn.argv = r->argv;
-    r->spawn.envp = r->envp;
-    return NULL;
-}
-
 static void session_exec(uint32_t id, char *data, uint32_t len)
 {
-    static struct exec_request request; /* large; one thread */
+    struct exec_request request;
     char group[SPAWN_GROUP_BYTES];
     const char *wrong;
     struct session *s;
@@ -580,11 +478,10 @@ static void session_exec(uint32_t id, char *data, uint32_t len)
         send_error(id, "exec: session id %u is %s", id, id ? "in use" : "0");
         return;
     }
-    memset(&request.spawn, 0, sizeof(request.spawn));
-    request.nr_args = request.nr_env = 0;
-    wrong = exec_parse(data, len, &request);
+    wrong = request_parse(&request, data, len);
     if (wrong) {
         send_error(id, "exec: %s", wrong);
+        request_free(&request);
         return;
     }
     s = calloc(1, sizeof(*s));
@@ -623,8 +520,10 @@ static void session_exec(uint32_t id, char *data, uint32_t len)
             send_frame(AGENT_DATA, id, STDERR, NULL, 0);
         }
         session_finish(s);
+        request_free(&request);
         return;
     }
+    request_free(&request);
     s->src[0].fd = s->child.status_fd;
     s->src[1].fd = s->child.in;
     s->src[2].fd = s->child.out;

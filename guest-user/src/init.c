@@ -14,6 +14,8 @@
  * console once the machine is whole, then power off).
  */
 #define _GNU_SOURCE
+#include "noded-proto.h"
+
 #include <chimera/guest.h>
 
 #include <ctype.h>
@@ -35,6 +37,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
@@ -60,6 +63,7 @@ struct service {
     char *argv[4];
     bool respawn;
     bool on_console; /* gets the console as its controlling terminal */
+    bool with_sockets; /* gets noded's as descriptors 3 and 4 */
     pid_t pid;
     unsigned nr_starts;
     time_t first_start;
@@ -71,6 +75,7 @@ static struct {
     char console[64];
     int console_fd;
     int signal_fd, timer_fd;
+    int noded_fd[2]; /* its socket and its endpoint */
     int state_fd[CHIMERA_MAX_NODES];
     unsigned nr_nodes;
     bool whole;
@@ -79,11 +84,13 @@ static struct {
 } init = {
     .service = {
         [SERVICE_AGENT] = { "agent", { "/sbin/chimera-agent" }, true },
-        [SERVICE_NODED] = { "noded", { "/sbin/chimera-noded" }, true },
+        [SERVICE_NODED] = { "noded", { "/sbin/chimera-noded" }, true,
+                            .with_sockets = true },
         [SERVICE_SHELL] = { "shell", { "-sh" }, false, true },
         [SERVICE_RUN] = { "run", { "sh", "-c" }, false, true },
     },
     .console_fd = -1,
+    .noded_fd = { -1, -1 },
 };
 
 static void __attribute__((format(printf, 1, 2))) say(const char *fmt, ...)
@@ -273,6 +280,32 @@ static void loopback_up(void)
 
 /* ---- services ---- */
 
+/*
+ * noded's socket and port exist from before the agent says hello until the
+ * end, so that nobody finds them missing while noded starts, or starts again.
+ */
+static void make_noded_sockets(void)
+{
+    struct sockaddr_un addr = { .sun_family = AF_UNIX,
+                                .sun_path = NODED_SOCKET };
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    int endpoint;
+
+    if (sock < 0 || bind(sock, (struct sockaddr *)&addr, sizeof(addr)) < 0 ||
+        chmod(NODED_SOCKET, 0666) < 0 || listen(sock, SOMAXCONN) < 0) {
+        say("chimera: noded: %s: %s", NODED_SOCKET, strerror(errno));
+        return;
+    }
+    endpoint = chimera_endpoint_open(NODED_PORT, NULL);
+    if (endpoint < 0) {
+        say("chimera: noded: port %d: %s", NODED_PORT, strerror(-endpoint));
+        close(sock);
+        return;
+    }
+    init.noded_fd[0] = sock;
+    init.noded_fd[1] = endpoint;
+}
+
 /* The terminal behind /dev/console: the last one that is listed. */
 static void find_console(void)
 {
@@ -321,6 +354,11 @@ static void start(struct service *s)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
+    if (s->with_sockets) {
+        /* Neither is below 5: descriptors 3 and 4 are taken before them. */
+        dup2(init.noded_fd[0], NODED_SOCKET_FD);
+        dup2(init.noded_fd[1], NODED_ENDPOINT_FD);
+    }
     if (s->on_console) {
         int fd = open(init.console, O_RDWR | O_NOCTTY);
 
@@ -358,7 +396,8 @@ static void start_missing(void)
     for (int i = 0; i < NR_SERVICES; i++) {
         struct service *s = &init.service[i];
 
-        if (s->respawn && !s->pid && !access(s->argv[0], X_OK)) {
+        if (s->respawn && !s->pid &&
+            (!s->with_sockets || init.noded_fd[0] >= 0)) {
             start(s);
         }
     }
@@ -507,27 +546,18 @@ static void watch_nodes(void)
         run_command();
         return;
     }
-    if (chmod(CHIMERA_DEVICE, 0666) < 0) {
-        say("chimera: %s: %s", CHIMERA_DEVICE, strerror(errno));
-    }
     check_whole();
 }
 
 /* A shell costs memory and boot time: it is started when somebody types. */
-static void console_input(void)
+static void console_input(short revents)
 {
-    char junk[256];
-    ssize_t n;
-
-    while ((n = read(init.console_fd, junk, sizeof(junk))) > 0) {
-        continue;
-    }
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR)) {
+    if (revents & POLLIN) {
+        start(&init.service[SERVICE_SHELL]); /* which reads what was typed */
+    } else {
         close(init.console_fd); /* hung up: nobody will type */
         init.console_fd = -1;
-        return;
     }
-    start(&init.service[SERVICE_SHELL]);
 }
 
 static void loop(void)
@@ -575,7 +605,7 @@ static void loop(void)
             }
         }
         if (p[CONSOLE].revents) {
-            console_input();
+            console_input(p[CONSOLE].revents);
         }
     }
 }
@@ -584,6 +614,7 @@ int main(void)
 {
     const struct rlimit core = { 0, RLIM_INFINITY };
     sigset_t all;
+    int fd;
 
     if (getpid() != 1) {
         fprintf(stderr, "init: this is not PID 1 of a node\n");
@@ -591,13 +622,18 @@ int main(void)
     }
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, NULL);
+    mount_system();
+    /* Without a console the kernel starts us without these. */
+    while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) {
+        continue;
+    }
+    close(fd);
     init.signal_fd = signalfd(-1, &all, SFD_CLOEXEC | SFD_NONBLOCK);
     init.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     reboot(RB_DISABLE_CAD); /* ctrl-alt-del becomes SIGINT */
     umask(022);
     setrlimit(RLIMIT_CORE, &core);
 
-    mount_system();
     parse_cmdline();
     find_console();
     if (sethostname(init.node ? init.node : "chimera",
@@ -612,6 +648,9 @@ int main(void)
     setenv("USER", "root", 1);
     loopback_up();
     mount_share();
+    if (chimera_self() >= 0) {
+        make_noded_sockets();
+    }
     start_missing();
     watch_nodes();
     loop();

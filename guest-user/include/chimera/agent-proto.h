@@ -52,7 +52,8 @@ enum agent_type {
      * launcher -> agent: a run of NUL-terminated strings, "KEY=VALUE" with
      * the keys: arg (repeated, in order; at least one), env (repeated,
      * "env=NAME=VALUE"), cwd, tty ("1" for a terminal: then stderr is not
-     * used), rows, cols, uid, gid. arg[0] is looked up in PATH.
+     * used), rows, cols, uid, gid, group (repeated, supplementary groups).
+     * arg[0] is looked up in PATH.
      */
     AGENT_EXEC = 3,
     AGENT_STARTED = 4, /* agent -> launcher: u32 pid in the guest */
