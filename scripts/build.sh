@@ -133,7 +133,7 @@ configure_qemu() {
     local obj=$build/obj/qemu dir
     local meson_lib=$build/tools/meson/lib/python3/dist-packages
     mkdir -p "$obj"
-    cd "$obj"
+    cd "$obj" || return
     # shellcheck disable=SC2046 # a list of options
     PYTHONPATH=$meson_lib PKG_CONFIG_PATH=$build/lib/pkgconfig \
         ../../src/qemu/configure --cc="ccache gcc" $(qemu_options)
@@ -232,7 +232,7 @@ configure_kernel() {  # ISA
         *) continue ;;
         esac
         echo "error: $symbol: wanted '$line', the kernel decided" \
-            "'$(grep "[ #]*$symbol[= ]" "$obj/.config" || echo "no such symbol, or a dependency is missing")'"
+            "'$(grep "[ #]*${symbol}[= ]" "$obj/.config" || echo "no such symbol, or a dependency is missing")'"
         bad=1
     done < <(tac "$obj/wanted.config" | awk '
         match($0, /CONFIG_[A-Za-z0-9_]+/) {

@@ -22,7 +22,7 @@ export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$top} CCACHE_NOHASHDIR=1 CCACHE_DEPEND=1
 if [ -t 2 ] && [ "${TERM:-dumb}" != dumb ]; then
     tty=1 bold=$'\e[1m' red=$'\e[31m' yellow=$'\e[33m' plain=$'\e[0m' clear=$'\r\e[K'
 else
-    tty= bold='' red='' yellow='' plain='' clear=''
+    tty='' bold='' red='' yellow='' plain='' clear=''
 fi
 
 say()  { printf '%s\n' "$*" >&2; }

@@ -389,6 +389,9 @@ do_src() {
     export|check|track|status) ;;
     *) die "unknown: src ${action:-(nothing)}; allowed: src export|check|status [qemu|linux], src track TREE [FILE...]" ;;
     esac
+    case $action in
+    export|track) lock_build ;;
+    esac
     if [ "$action" = track ]; then
         [ $# -gt 0 ] || die "src track needs a tree: qemu or linux"
         patch_dir "$1" > /dev/null
