@@ -15,11 +15,12 @@ make_tools() {
     unpack_deb "$(locked_file meson)" "$build/tools/meson.deb"
     mv "$build/tools/meson.deb/usr" "$build/tools/meson"
     rm -rf "$build/tools/meson.deb"
+    # meson calls itself by its own path later; it finds its modules beside it.
+    ln -s ../lib/python3/dist-packages/mesonbuild "$build/tools/meson/bin/mesonbuild"
     mkdir -p "$build/tools/bin"
+    rm -f "$build/tools/bin/meson"
     cat > "$build/tools/bin/meson" <<MESON
 #!/bin/sh
-PYTHONPATH=$build/tools/meson/lib/python3/dist-packages
-export PYTHONPATH
 exec /usr/bin/python3 $build/tools/meson/bin/meson "\$@"
 MESON
     chmod +x "$build/tools/bin/meson"
@@ -66,8 +67,9 @@ debian_arch() {
 
 do_tools() {
     step tools "tools: meson, musl, busybox, firmware" \
-        "$(hash_paths "$top/scripts/packages.lock" "$top/qemu-patches/upstream.lock" \
-            "$top/scripts/make-guest-cc" "$top/scripts/build.sh" | hash_text)" make_tools
+        "$({ declare -f make_tools; hash_paths "$top/scripts/packages.lock" \
+            "$top/qemu-patches/upstream.lock" "$top/scripts/make-guest-cc"; } | hash_text)" \
+        make_tools
 }
 
 # --- Our own C: libdsm, launcher, tests, bench ----------------------------
@@ -94,7 +96,8 @@ host_inputs() {
 
 do_host() {
     step host "host: libdsm, launcher, tests" \
-        "$({ compiler_id; echo "$host_options"; host_inputs; } | hash_text)" make_host
+        "$({ declare -f make_host; compiler_id; echo "$host_options"; host_inputs; } | hash_text)" \
+        make_host
 }
 
 # --- QEMU -----------------------------------------------------------------
@@ -120,6 +123,7 @@ qemu_options() {
 # What makes configure run again; ninja sees all the rest by itself.
 qemu_configure_hash() {
     {
+        declare -f configure_qemu
         compiler_id
         qemu_options
         sha256sum < "$build/src/qemu/meson_options.txt"
@@ -177,7 +181,7 @@ do_qemu() {
     do_tree qemu
     hash=$(qemu_configure_hash)
     step qemu-configure "qemu: configure" "$hash" configure_qemu
-    hash=$({ echo "$hash"; hash_paths "$top/qemu-patches/files" "$build/include/dsm" \
+    hash=$({ declare -f make_qemu; echo "$hash"; hash_paths "$top/qemu-patches/files" "$build/include/dsm" \
         "$top/guest-kernel/files/include"; } | hash_text)
     ! newer_than qemu "$build/src/qemu" || rm -f "$build/stamp/qemu"
     step qemu "qemu: build" "$hash" make_qemu
@@ -269,7 +273,7 @@ make_kernel_headers() {
 do_kernel_headers() {
     do_tree linux
     step kernel-headers "linux: headers for guest programs" \
-        "$({ hooks_hash linux; hash_paths "$top/guest-kernel/files/include"; } | hash_text)" \
+        "$({ declare -f kmake; hooks_hash linux; hash_paths "$top/guest-kernel/files/include"; } | hash_text)" \
         make_kernel_headers
 }
 
@@ -278,7 +282,8 @@ do_kernel() {
     do_tree linux
     for isa in $isas; do
         # shellcheck disable=SC2046 # a list of paths
-        hash=$({ compiler_id; hooks_hash linux; hash_paths "$top/guest-kernel/files" \
+        hash=$({ declare -f kmake make_kernel configure_kernel; compiler_id; hooks_hash linux
+            hash_paths "$top/guest-kernel/files" \
             $(kernel_fragments "$isa"); } | hash_text)
         ! newer_than "kernel-$isa" "$build/src/linux" || rm -f "$build/stamp/kernel-$isa"
         step "kernel-$isa" "linux: $isa kernel" "$hash" make_kernel "$isa"
@@ -296,7 +301,8 @@ make_image() {  # ISA
 do_image() {
     local isa hash
     for isa in $isas; do
-        hash=$({ compiler_id; hash_paths "$top/guest-user" "$build/share/chimera/busybox/$isa" \
+        hash=$({ compiler_id; hash_paths "$top/guest-user" "$top/tests/guest" \
+            "$top/bench/guest" "$top/guest-kernel/files/include" "$build/share/chimera/busybox/$isa" \
             "$build/tools/bin/chimera-guest-cc-$isa.specs" "$build/obj/linux-headers/$isa" \
             "$build/tools/musl/$isa/lib/libc.a"; } | hash_text)
         step "image-$isa" "guest: $isa image" "$hash" make_image "$isa"
