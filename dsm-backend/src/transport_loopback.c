@@ -5,6 +5,7 @@
  * does to them (short writes, hang-ups, passed descriptors).
  */
 #include <assert.h>
+#include <endian.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "transport_loopback.h"
+#include "wire.h"
 
 #define HUB_MAX_LISTENERS 64
 #define HUB_MAX_CONNECTIONS 4096
@@ -29,6 +31,10 @@ struct hub_connection {
     uint8_t *held[2];
     size_t held_bytes[2];
     bool ended[2]; /* the end of this lane was passed on */
+    /* Where the bytes that went on stand: in a header, in a body. */
+    uint8_t header[2][DSM__WIRE_HEADER_BYTES];
+    size_t header_bytes[2];
+    size_t body_left[2];
 };
 
 struct dsm__hub {
@@ -39,6 +45,7 @@ struct dsm__hub {
     unsigned int nr_listeners;
     struct hub_connection connections[HUB_MAX_CONNECTIONS];
     unsigned int nr_connections;
+    unsigned int nr_flips;
 };
 
 struct dsm__hub *dsm__hub_new(void)
@@ -79,19 +86,6 @@ void dsm__hub_cut(struct dsm__hub *hub, unsigned int lane)
     }
 }
 
-bool dsm__hub_waiting(struct dsm__hub *hub, unsigned int lane)
-{
-    struct hub_connection *c = &hub->connections[lane / 2];
-    int from = lane % 2;
-    uint8_t byte;
-
-    if (c->fd[0] < 0 || c->ended[from]) {
-        return false;
-    }
-    return c->held_bytes[from] ||
-           recv(c->fd[from], &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0;
-}
-
 /* Take bytes off a lane; they may come with descriptors. */
 static ssize_t hub_take(struct hub_connection *c, int from, void *buf,
                         size_t bytes, struct dsm__fds *fds)
@@ -112,8 +106,12 @@ static ssize_t hub_take(struct hub_connection *c, int from, void *buf,
 static void hub_hold(struct hub_connection *c, int from, const uint8_t *buf,
                      size_t bytes)
 {
-    uint8_t *all = malloc(bytes + c->held_bytes[from]);
+    uint8_t *all;
 
+    if (bytes == 0) {
+        return;
+    }
+    all = malloc(bytes + c->held_bytes[from]);
     assert(all);
     memcpy(all, buf, bytes);
     if (c->held_bytes[from]) {
@@ -122,6 +120,66 @@ static void hub_hold(struct hub_connection *c, int from, const uint8_t *buf,
     free(c->held[from]);
     c->held[from] = all;
     c->held_bytes[from] += bytes;
+}
+
+static size_t frame_body_bytes(const uint8_t *header)
+{
+    uint32_t le32;
+
+    memcpy(&le32, header + 12, sizeof(le32));
+    return le32toh(le32);
+}
+
+static void hub_follow(struct hub_connection *c, int from, const uint8_t *buf,
+                       size_t bytes)
+{
+    while (bytes > 0) {
+        size_t n;
+
+        if (c->body_left[from]) {
+            n = bytes < c->body_left[from] ? bytes : c->body_left[from];
+            c->body_left[from] -= n;
+        } else {
+            n = DSM__WIRE_HEADER_BYTES - c->header_bytes[from];
+            n = bytes < n ? bytes : n;
+            memcpy(c->header[from] + c->header_bytes[from], buf, n);
+            c->header_bytes[from] += n;
+            if (c->header_bytes[from] == DSM__WIRE_HEADER_BYTES) {
+                c->header_bytes[from] = 0;
+                c->body_left[from] = frame_body_bytes(c->header[from]);
+            }
+        }
+        buf += n;
+        bytes -= n;
+    }
+}
+
+/* Take a whole frame off a lane. Return: its length; 0 there is none. */
+static size_t hub_take_frame(struct hub_connection *c, int from, uint8_t *buf)
+{
+    size_t have = 0, bytes;
+    struct dsm__fds fds;
+
+    if (c->header_bytes[from] || c->body_left[from]) {
+        return 0;
+    }
+    for (bytes = DSM__WIRE_HEADER_BYTES; have < bytes;) {
+        ssize_t n = hub_take(c, from, buf + have, bytes - have, &fds);
+
+        if (n <= 0) {
+            hub_hold(c, from, buf, have);
+            return 0;
+        }
+        for (int i = 0; i < fds.nr; i++) {
+            close(fds.fd[i]); /* the frame is not what it was anyhow */
+        }
+        have += n;
+        if (have == DSM__WIRE_HEADER_BYTES) {
+            bytes += frame_body_bytes(buf);
+            assert(bytes <= DSM__WIRE_FRAME_MAX_BYTES);
+        }
+    }
+    return bytes;
 }
 
 static size_t hub_give(struct hub_connection *c, int from, const uint8_t *buf,
@@ -157,14 +215,14 @@ static size_t hub_give(struct hub_connection *c, int from, const uint8_t *buf,
     if (n < 0) {
         n = 0;
     }
+    hub_follow(c, from, buf, n);
     if ((size_t)n < bytes) {
         hub_hold(c, from, buf + n, bytes - n);
     }
     return n;
 }
 
-size_t dsm__hub_move(struct dsm__hub *hub, unsigned int lane,
-                     size_t max_bytes)
+bool dsm__hub_move(struct dsm__hub *hub, unsigned int lane, size_t max_bytes)
 {
     struct hub_connection *c = &hub->connections[lane / 2];
     int from = lane % 2;
@@ -173,12 +231,12 @@ size_t dsm__hub_move(struct dsm__hub *hub, unsigned int lane,
     ssize_t n;
 
     if (c->fd[0] < 0 || c->ended[from]) {
-        return 0;
+        return false;
     }
     n = hub_take(c, from, buf,
                  max_bytes < sizeof(buf) ? max_bytes : sizeof(buf), &fds);
     if (n == -EAGAIN) {
-        return 0;
+        return false;
     }
     if (n <= 0) {
         c->ended[from] = true;
@@ -187,41 +245,61 @@ size_t dsm__hub_move(struct dsm__hub *hub, unsigned int lane,
         } else {
             shutdown(c->fd[!from], SHUT_WR);
         }
-        return 0;
+        return true;
     }
-    return hub_give(c, from, buf, n, &fds);
+    return hub_give(c, from, buf, n, &fds) > 0;
 }
 
 bool dsm__hub_fault(struct dsm__hub *hub, unsigned int lane,
-                    enum dsm__hub_fault fault, size_t max_bytes)
+                    enum dsm__hub_fault fault)
 {
     struct hub_connection *c = &hub->connections[lane / 2];
+    uint8_t one[DSM__WIRE_FRAME_MAX_BYTES], two[DSM__WIRE_FRAME_MAX_BYTES];
+    const struct dsm__fds no_fds = { .nr = 0 };
+    size_t one_bytes, two_bytes;
     int from = lane % 2;
-    uint8_t buf[HUB_MOVE_BYTES];
-    struct dsm__fds fds;
-    ssize_t n;
 
     if (c->fd[0] < 0 || c->ended[from]) {
         return false;
     }
-    n = hub_take(c, from, buf,
-                 max_bytes < sizeof(buf) ? max_bytes : sizeof(buf), &fds);
-    if (n <= 0) {
-        return false;
+    if (fault == DSM__HUB_FLIP) {
+        struct dsm__fds fds;
+        ssize_t n = hub_take(c, from, one, 1, &fds);
+
+        if (n <= 0) {
+            return false;
+        }
+        for (int i = 0; i < fds.nr; i++) {
+            close(fds.fd[i]);
+        }
+        one[0] ^= 1 << hub->nr_flips++ % 8;
+        hub_hold(c, from, one, 1);
+        return true;
     }
-    for (int i = 0; i < fds.nr; i++) {
-        close(fds.fd[i]);
+    one_bytes = hub_take_frame(c, from, one);
+    if (!one_bytes) {
+        return false;
     }
     switch (fault) {
     case DSM__HUB_SWALLOW:
         break;
     case DSM__HUB_REPEAT:
-        hub_hold(c, from, buf, n);
-        hub_hold(c, from, buf, n);
+        hub_hold(c, from, one, one_bytes);
+        hub_hold(c, from, one, one_bytes);
+        break;
+    case DSM__HUB_SWAP:
+        two_bytes = hub_take_frame(c, from, two);
+        hub_hold(c, from, one, one_bytes);
+        if (!two_bytes) {
+            return false;
+        }
+        hub_hold(c, from, two, two_bytes);
+        break;
+    case DSM__HUB_TRUNCATE:
+        hub_give(c, from, one, one_bytes / 2, &no_fds);
+        dsm__hub_cut(hub, lane);
         break;
     case DSM__HUB_FLIP:
-        buf[0] ^= 1 << (n % 8);
-        hub_hold(c, from, buf, n);
         break;
     }
     return true;

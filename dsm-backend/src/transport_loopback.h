@@ -30,23 +30,25 @@ unsigned int dsm__hub_nr_lanes(const struct dsm__hub *hub);
 /**
  * dsm__hub_move() - let up to @max_bytes of a lane arrive, and the end of
  * the stream when it comes to that.
- * Return: bytes moved; 0 nothing waits or there is no room.
+ * Return: did anything? Not if nothing waits or there is no room.
  */
-size_t dsm__hub_move(struct dsm__hub *hub, unsigned int lane,
-                     size_t max_bytes);
+bool dsm__hub_move(struct dsm__hub *hub, unsigned int lane, size_t max_bytes);
 
-/** dsm__hub_waiting() - is there something that could be moved? */
-bool dsm__hub_waiting(struct dsm__hub *hub, unsigned int lane);
-
-/* What goes wrong with the next bytes of a lane, once each. */
+/* What goes wrong with a lane, once. */
 enum dsm__hub_fault {
-    DSM__HUB_SWALLOW, /* they never arrive */
-    DSM__HUB_REPEAT,  /* they arrive twice */
-    DSM__HUB_FLIP,    /* one bit of the first of them is wrong */
+    DSM__HUB_SWALLOW,  /* the next frame never arrives */
+    DSM__HUB_REPEAT,   /* the next frame arrives twice */
+    DSM__HUB_SWAP,     /* the next two frames change places */
+    DSM__HUB_TRUNCATE, /* half of the next frame, and that was all */
+    DSM__HUB_FLIP,     /* one bit of what comes next is wrong */
 };
-/** Return: false when the lane had no bytes to do it to. */
+/**
+ * dsm__hub_fault() - make it happen.
+ * Return: false when the lane is inside a frame, or has not the frames for
+ * it. (FLIP needs one byte.)
+ */
 bool dsm__hub_fault(struct dsm__hub *hub, unsigned int lane,
-                    enum dsm__hub_fault fault, size_t max_bytes);
+                    enum dsm__hub_fault fault);
 
 /** dsm__hub_cut() - the connection ends at once, what was on it is lost. */
 void dsm__hub_cut(struct dsm__hub *hub, unsigned int lane);

@@ -71,9 +71,12 @@ static int unix_connect(void *ctx, const char *where, int *ret_fd)
 }
 
 /*
- * Lock the directory of @path, so that of two processes that find the same
- * stale socket only one replaces it: without it the second could unlink the
- * socket that the first has just bound. Held for a few system calls.
+ * Lock the directory of @path while a listener comes to be there: so whoever
+ * finds a socket that refuses connections knows that it is stale, and not
+ * one that was bound a moment ago and will listen in another. Without it two
+ * processes could replace each other's socket and both believe to be
+ * reachable (test_stale_race). Held for a few system calls, none of which
+ * waits.
  */
 static int unix_lock_directory(const char *path)
 {
@@ -102,7 +105,7 @@ static int unix_lock_directory(const char *path)
     return fd;
 }
 
-/* Remove the socket file at @addr if no process listens behind it. */
+/* Remove the socket at @addr if no process listens behind it. */
 static int unix_remove_stale(const struct sockaddr_un *addr)
 {
     struct stat st;
@@ -126,34 +129,38 @@ static int unix_remove_stale(const struct sockaddr_un *addr)
     return unlink(addr->sun_path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-static int unix_bind(int fd, const struct sockaddr_un *addr)
+/* Under the lock of its directory. */
+static int unix_bind_and_listen(int fd, const struct sockaddr_un *addr,
+                                struct stat *ret_stat)
 {
     const struct sockaddr *sa = (const struct sockaddr *)addr;
-    int lock, ret;
+    int ret;
 
-    if (bind(fd, sa, sizeof(*addr)) == 0) {
-        return 0;
+    if (bind(fd, sa, sizeof(*addr)) < 0) {
+        if (errno != EADDRINUSE) {
+            return -errno;
+        }
+        ret = unix_remove_stale(addr);
+        if (ret < 0) {
+            return ret;
+        }
+        if (bind(fd, sa, sizeof(*addr)) < 0) {
+            return -errno;
+        }
     }
-    if (errno != EADDRINUSE) {
-        return -errno;
-    }
-    lock = unix_lock_directory(addr->sun_path);
-    if (lock < 0) {
-        return lock;
-    }
-    ret = unix_remove_stale(addr);
-    if (ret == 0 && bind(fd, sa, sizeof(*addr)) < 0) {
+    if (listen(fd, UNIX_BACKLOG) < 0 || lstat(addr->sun_path, ret_stat) < 0) {
         ret = -errno;
+        unlink(addr->sun_path);
+        return ret;
     }
-    close(lock);
-    return ret;
+    return 0;
 }
 
 static int unix_listen(void *ctx, const char *where, struct dsm__listener *ret)
 {
     struct sockaddr_un addr;
     struct stat st;
-    int fd, err;
+    int fd, lock, err;
 
     err = unix_address(where, &addr);
     if (err < 0) {
@@ -168,13 +175,14 @@ static int unix_listen(void *ctx, const char *where, struct dsm__listener *ret)
         err = -errno;
         goto fail;
     }
-    err = unix_bind(fd, &addr);
-    if (err < 0) {
+    lock = unix_lock_directory(where);
+    if (lock < 0) {
+        err = lock;
         goto fail;
     }
-    if (stat(where, &st) < 0 || listen(fd, UNIX_BACKLOG) < 0) {
-        err = -errno;
-        unlink(where);
+    err = unix_bind_and_listen(fd, &addr, &st);
+    close(lock);
+    if (err < 0) {
         goto fail;
     }
     *ret = (struct dsm__listener) {

@@ -217,7 +217,7 @@ static int cluster_turn(struct cluster *c)
         }
     }
     for (unsigned int i = 0; c->hub && i < dsm__hub_nr_lanes(c->hub); i++) {
-        happened += dsm__hub_move(c->hub, i, SIZE_MAX) > 0;
+        happened += dsm__hub_move(c->hub, i, SIZE_MAX);
     }
     return happened;
 }

@@ -1000,7 +1000,7 @@ static void test_addresses(void **state)
 /* Of many that find the same stale socket exactly one gets it. */
 static void test_stale_race(void **state)
 {
-    enum { ROUNDS = 20, CONTENDERS = 6 };
+    enum { ROUNDS = 40, CONTENDERS = 8 };
     struct cluster *c = cluster_new(1, WIRE_UNIX);
     const char *path = c->address[0] + strlen("unix:");
     struct sockaddr_un sa = { .sun_family = AF_UNIX };
