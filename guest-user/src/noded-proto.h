@@ -58,7 +58,7 @@ enum noded_type {
      * not start, 3 the machine failed; .value status, signal, errno; text.
      */
     NODED_EXIT = 10,
-    NODED_HANGUP = 11, /* relay -> server: nobody is interested any more */
+    NODED_HANGUP = 11, /* relay -> server, last: nothing more is wanted */
     NODED_ALIVE = 12   /* relay <-> server: only to see if the other is there */
 };
 

@@ -173,7 +173,10 @@ static void relay_identify(int sock, struct noded_msg *cred, size_t *ret_len)
     prctl(PR_SET_DUMPABLE, 0); /* nobody else may speak from our port */
 }
 
-/* onnode is gone, so nobody wants the program's output or status. */
+/*
+ * Done, or onnode is gone. The server stays until it is told: if its port
+ * vanished right after its last message, that could arrive after the news.
+ */
 static _Noreturn void relay_hang_up(const struct peer *peer)
 {
     peer_tell(peer, NODED_HANGUP, 0, 0, "", GOODBYE_TIMEOUT_NS);
@@ -288,7 +291,7 @@ static _Noreturn void relay(int sock)
         if (to_sock_len >= 0) {
             n = send(sock, &to_sock, to_sock_len, MSG_NOSIGNAL | MSG_DONTWAIT);
             if (n >= 0 && le16toh(to_sock.type) == NODED_EXIT) {
-                exit(0);
+                relay_hang_up(&peer);
             }
             if (n >= 0) {
                 to_sock_len = -1;
@@ -305,6 +308,7 @@ struct server {
     struct peer peer;
     struct spawn_child child;
     bool started, reaped;
+    bool exit_said; /* the relay confirms by hanging up */
     unsigned exit_kind;
     uint32_t exit_value;
     struct spawn_failure failure;
@@ -318,12 +322,12 @@ struct server {
 
 static _Noreturn void server_leave(struct server *s)
 {
-    spawn_kill(&s->child);
-    if (s->child.pid > 0) {
+    if (!s->reaped) {
+        spawn_kill(&s->child);
         waitpid(s->child.pid, NULL, 0);
     }
     spawn_forget(&s->child);
-    exit(1);
+    exit(!s->exit_said);
 }
 
 static _Noreturn void server_refuse(struct server *s, int err, const char *text)
@@ -581,9 +585,10 @@ static _Noreturn void serve(unsigned node, unsigned port)
             [ERR] = { free_out && s->started && !s->reaped ? s->child.err : -1,
                       POLLIN, 0 },
         };
-        int rc = poll(p, NR, s->reaped && free_out ? 0 : ALIVE_INTERVAL_MS);
+        bool draining = s->reaped && !s->exit_said;
+        int rc = poll(p, NR, draining && free_out ? 0 : ALIVE_INTERVAL_MS);
 
-        if (rc == 0 && !s->reaped && free_out) {
+        if (rc == 0 && !draining && free_out) {
             server_say(s, NODED_ALIVE, 0, 0, NULL, 0);
         }
         if (p[SIGNALS].revents) {
@@ -636,12 +641,10 @@ static _Noreturn void serve(unsigned node, unsigned port)
             }
         }
         if (s->reaped && s->child.status_fd < 0 && s->child.out < 0 &&
-            s->child.err < 0 &&
-            server_say(s, NODED_EXIT, s->exit_kind, s->exit_value,
-                       s->failure.text, strlen(s->failure.text))) {
-            rc = peer_send(&s->peer, &s->out, s->out_len, CONNECT_TIMEOUT_NS);
-            spawn_forget(&s->child);
-            exit(rc < 0);
+            s->child.err < 0 && !s->exit_said) {
+            s->exit_said = server_say(s, NODED_EXIT, s->exit_kind,
+                                      s->exit_value, s->failure.text,
+                                      strlen(s->failure.text));
         }
         if (s->out_len >= 0) {
             rc = peer_send(&s->peer, &s->out, s->out_len, 0);
