@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Where a running program looks whether it should move.
+//
+//   if (__chimera_flag) [[unlikely]] __chimera_poll_slow();
+//
+// The poll is a load, a compare and a branch that is never taken.  The slow
+// call preserves every register (preserve_all), so that it costs the register
+// allocator nothing; Sites.cpp turns it into a place to capture the frame.
+//
+// Placement, so that time between polls is bounded and hot code pays little:
+//  1. entry: one function on every cycle of the call graph polls at entry
+//     (that bounds recursion).
+//  2. entry: a function called from a loop polls at entry if it loops itself
+//     or calls others (that bounds a loop of calls even without loop polls).
+//  3. loops: the header of a loop that is outermost, or that contains loops or
+//     calls, unless its trip count is a small constant.
+// A poll in a loop whose body calls a function that polls at entry is left
+// out: the callee does it.
+
+#include "Chimera.h"
+
+#include "llvm/ADT/SCCIterator.h"
+#include "llvm/Analysis/CallGraph.h"
+#include "llvm/Analysis/LoopInfo.h"
+#include "llvm/Analysis/ScalarEvolution.h"
+#include "llvm/IR/MDBuilder.h"
+#include "llvm/Transforms/Utils/BasicBlockUtils.h"
+
+using namespace llvm;
+using namespace chimera;
+
+namespace {
+
+// A loop that runs at most so often, around straight code, is soon over.
+constexpr unsigned SmallTripCount = 1024;
+
+bool polls(const Function &F) {
+  return !F.isDeclaration() && nativeReason(F).empty() &&
+         modeOf(F) >= Mode::Entry;
+}
+
+bool isRealCall(const Instruction &I) {
+  auto *CB = dyn_cast<CallBase>(&I);
+  return CB && !isa<IntrinsicInst>(CB) && !CB->isInlineAsm();
+}
+
+class Placer {
+public:
+  Placer(Module &M, FunctionAnalysisManager &FAM) : M(M), FAM(FAM) {}
+
+  void run() {
+    findRecursive();
+    for (Function &F : M)
+      if (!F.isDeclaration())
+        scan(F);
+    for (Function &F : M)
+      if (polls(F))
+        place(F);
+  }
+
+private:
+  // Depth-first over direct calls; the target of every back edge polls.
+  // Indirect calls are covered by rule 2 and by loops.
+  void findRecursive() {
+    DenseMap<Function *, int> State; // 1 on the path, 2 done
+    for (Function &F : M)
+      if (!F.isDeclaration() && !State[&F])
+        visit(F, State);
+  }
+
+  void visit(Function &Root, DenseMap<Function *, int> &State) {
+    struct Step {
+      Function *F;
+      SmallVector<Function *, 8> Callees;
+    };
+    std::vector<Step> Path;
+    auto Enter = [&](Function *F) {
+      State[F] = 1;
+      Path.push_back({F, {}});
+      for (Instruction &I : instructions(*F))
+        if (isRealCall(I))
+          if (Function *G = cast<CallBase>(I).getCalledFunction())
+            if (!G->isDeclaration())
+              Path.back().Callees.push_back(G);
+    };
+    Enter(&Root);
+    while (!Path.empty()) {
+      Step &S = Path.back();
+      if (S.Callees.empty()) {
+        State[S.F] = 2;
+        Path.pop_back();
+        continue;
+      }
+      Function *G = S.Callees.pop_back_val();
+      if (State[G] == 1)
+        Recursive.insert(G);
+      else if (!State[G])
+        Enter(G);
+    }
+  }
+
+  void scan(Function &F) {
+    LoopInfo &LI = FAM.getResult<LoopAnalysis>(F);
+    bool Calls = false;
+    for (Instruction &I : instructions(F))
+      if (isRealCall(I)) {
+        Calls = true;
+        if (LI.getLoopFor(I.getParent()))
+          if (Function *G = cast<CallBase>(I).getCalledFunction())
+            FromLoop.insert(G);
+      }
+    if (Calls || !LI.empty())
+      Busy.insert(&F);
+  }
+
+  bool pollsAtEntry(Function &F) const {
+    if (!polls(F))
+      return false;
+    if (Recursive.count(&F))
+      return true;
+    return Busy.count(&F) && (FromLoop.count(&F) || F.hasAddressTaken());
+  }
+
+  bool wantsPoll(Loop &L, ScalarEvolution &SE) {
+    bool Inner = L.getSubLoops().empty();
+    bool Calls = false;
+    for (BasicBlock *BB : L.blocks())
+      for (Instruction &I : *BB)
+        if (isRealCall(I)) {
+          Function *G = cast<CallBase>(I).getCalledFunction();
+          if (G && pollsAtEntry(*G))
+            return false;
+          Calls = true;
+        }
+    if (!Inner || Calls)
+      return true;
+    if (L.getParentLoop())
+      return false;
+    unsigned Trips = SE.getSmallConstantMaxTripCount(&L);
+    return Trips == 0 || Trips > SmallTripCount;
+  }
+
+  void place(Function &F) {
+    SmallVector<Instruction *, 8> At;
+    if (pollsAtEntry(F)) {
+      auto It = F.getEntryBlock().begin();
+      while (isa<AllocaInst>(&*It))
+        ++It;
+      At.push_back(&*It);
+    }
+    if (modeOf(F) == Mode::Loops) {
+      LoopInfo &LI = FAM.getResult<LoopAnalysis>(F);
+      ScalarEvolution &SE = FAM.getResult<ScalarEvolutionAnalysis>(F);
+      for (Loop *L : LI.getLoopsInPreorder())
+        if (wantsPoll(*L, SE))
+          At.push_back(&*L->getHeader()->getFirstInsertionPt());
+    }
+    for (Instruction *I : At)
+      insert(I);
+  }
+
+  void insert(Instruction *Before) {
+    LLVMContext &C = M.getContext();
+    auto *I32 = Type::getInt32Ty(C);
+    auto *Flag = cast<GlobalVariable>(M.getOrInsertGlobal(FlagVar, I32));
+    FunctionCallee Slow =
+        M.getOrInsertFunction(SlowFn, PointerType::get(C, 0));
+    IRBuilder<> B(Before);
+    LoadInst *L = B.CreateLoad(I32, Flag, "poll");
+    L->setVolatile(true);
+    Value *Cond = B.CreateICmpNE(L, B.getInt32(0));
+    Instruction *Then = SplitBlockAndInsertIfThen(
+        Cond, Before, false, MDBuilder(C).createUnlikelyBranchWeights());
+    B.SetInsertPoint(Then);
+    B.SetCurrentDebugLocation(Before->getDebugLoc());
+    CallInst *CI = B.CreateCall(Slow);
+    CI->setCallingConv(CallingConv::PreserveAll);
+  }
+
+  Module &M;
+  FunctionAnalysisManager &FAM;
+  DenseSet<Function *> Recursive, FromLoop, Busy;
+};
+
+// An explicit migration point is a poll without the test.
+void expandPoints(Module &M) {
+  Function *Point = M.getFunction(PointFn);
+  if (!Point)
+    return;
+  FunctionCallee Slow =
+      M.getOrInsertFunction(SlowFn, PointerType::get(M.getContext(), 0));
+  SmallVector<CallInst *, 8> Calls;
+  for (User *U : Point->users())
+    if (auto *CI = dyn_cast<CallInst>(U))
+      if (CI->getCalledFunction() == Point)
+        Calls.push_back(CI);
+  for (CallInst *CI : Calls) {
+    // A native function cannot be captured: nothing to do there.
+    if (nativeReason(*CI->getFunction()).empty()) {
+      IRBuilder<> B(CI);
+      B.CreateCall(Slow)->setCallingConv(CallingConv::PreserveAll);
+    }
+    CI->eraseFromParent();
+  }
+}
+
+} // namespace
+
+void chimera::insertPolls(Module &M, FunctionAnalysisManager &FAM) {
+  Placer(M, FAM).run();
+  expandPoints(M);
+  if (Function *Slow = M.getFunction(SlowFn))
+    Slow->setCallingConv(CallingConv::PreserveAll);
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+//
+// Resume clones: `T f$resume(rec)` re-enters f at the site named in the
+// record, with the values saved there.
+//
+//   resume.entry:  switch (rec->site)
+//   resume.N:      load the live values; resume the inner frame (an invoke:
+//                  the thread may move again while it runs), or, at a poll,
+//                  tell the run-time library that the thread has arrived;
+//                  continue in the middle of the cloned body
+//
+// Invariants:
+//  1. The invoke that resumes the inner frame has its own pad (Sites.cpp,
+//     invariant 1), which saves the values just loaded: they are still those
+//     of the site.
+//  2. A clone makes no objects of its own; it uses the addresses that the
+//     original saved.  It hands on, in every record it writes, which stack
+//     memory those need (REC_LOW).
+//  3. Aliasing metadata is dropped: slots that the original shared between
+//     objects of different lifetimes are plain memory here.
+//  4. The original's entry block is not reachable.
+
+#include "../rt/abi.h"
+#include "Chimera.h"
+
+#include "llvm/IR/DebugInfo.h"
+#include "llvm/IR/DIBuilder.h"
+#include "llvm/Transforms/Utils/BasicBlockUtils.h"
+#include "llvm/Transforms/Utils/Cloning.h"
+#include "llvm/Transforms/Utils/Local.h"
+#include "llvm/Transforms/Utils/SSAUpdater.h"
+
+using namespace llvm;
+using namespace chimera;
+
+namespace {
+
+void dropAliasing(Function &F) {
+  SmallVector<Instruction *, 8> Dead;
+  for (Instruction &I : instructions(F)) {
+    I.setMetadata(LLVMContext::MD_tbaa, nullptr);
+    I.setMetadata(LLVMContext::MD_tbaa_struct, nullptr);
+    I.setMetadata(LLVMContext::MD_alias_scope, nullptr);
+    I.setMetadata(LLVMContext::MD_noalias, nullptr);
+    if (auto *II = dyn_cast<IntrinsicInst>(&I))
+      if (II->isLifetimeStartOrEnd() ||
+          II->getIntrinsicID() ==
+              Intrinsic::experimental_noalias_scope_decl)
+        Dead.push_back(II);
+  }
+  for (Instruction *I : Dead)
+    I->eraseFromParent();
+}
+
+using Definitions = std::vector<std::pair<BasicBlock *, Value *>>;
+
+// Gives every use of V in the clone the definition that reaches it.
+void repair(Instruction *V, const Definitions &Defs) {
+  SSAUpdater U;
+  U.Initialize(V->getType(), V->hasName() ? V->getName() : "live");
+  U.AddAvailableValue(V->getParent(), V);
+  for (auto &[BB, D] : Defs)
+    U.AddAvailableValue(BB, D);
+  SmallVector<Use *, 16> Uses;
+  for (Use &X : V->uses())
+    Uses.push_back(&X);
+  for (Use *X : Uses) {
+    auto *I = cast<Instruction>(X->getUser());
+    BasicBlock *BB = I->getParent();
+    if (auto *Phi = dyn_cast<PHINode>(I))
+      BB = Phi->getIncomingBlock(*X);
+    // After the definition in its own block; a call's value has none there.
+    if (BB == V->getParent() && !isa<InvokeInst>(V))
+      continue;
+    U.RewriteUse(*X);
+  }
+}
+
+// The variables that V stands for are, from BB on, what was loaded.
+void describe(Instruction *V, Value *Loaded, BasicBlock *BB) {
+  for (DbgVariableRecord *D : findDVRDeclares(V)) {
+    DIExpression *E = DIExpression::append(D->getExpression(),
+                                           {dwarf::DW_OP_deref});
+    BB->insertDbgRecordBefore(
+        DbgVariableRecord::createDbgVariableRecord(
+            Loaded, D->getVariable(), E, D->getDebugLoc()),
+        BB->getTerminator()->getIterator());
+  }
+}
+
+} // namespace
+
+Function *FunctionRewriter::makeClone() {
+  auto *Clone = Function::Create(
+      FunctionType::get(F.getReturnType(), {RT.Ptr}, false),
+      GlobalValue::InternalLinkage, F.getName() + "$resume", RT.M);
+
+  // Arguments become values of the (unreachable) old entry block.
+  ValueToValueMapTy Map;
+  SmallVector<Instruction *, 8> Placeholders;
+  for (Argument &A : F.args()) {
+    auto *P = new FreezeInst(PoisonValue::get(A.getType()));
+    P->setName(A.getName());
+    Map[&A] = P;
+    Placeholders.push_back(P);
+  }
+  SmallVector<ReturnInst *, 8> Returns;
+  AttributeList Attrs = F.getAttributes();
+  CloneFunctionInto(Clone, &F, Map, CloneFunctionChangeType::LocalChangesOnly,
+                    Returns);
+  Clone->setAttributes(
+      AttributeList::get(RT.C, Attrs.getFnAttrs(), AttributeSet(), {}));
+  Clone->addFnAttr(Attribute::Cold);
+  Clone->addFnAttr(Attribute::NoInline);
+  Clone->setCallingConv(CallingConv::C);
+  Clone->setLinkage(GlobalValue::InternalLinkage);
+  Clone->setVisibility(GlobalValue::DefaultVisibility);
+  Clone->setComdat(nullptr);
+  Clone->setPersonalityFn(RT.Personality);
+  BasicBlock *OldEntry = &Clone->getEntryBlock();
+  for (Instruction *P : Placeholders)
+    P->insertBefore(OldEntry->getFirstInsertionPt());
+  dropAliasing(*Clone);
+
+  auto *Entry = BasicBlock::Create(RT.C, "resume.entry", Clone, OldEntry);
+  auto *Bad = BasicBlock::Create(RT.C, "resume.bad", Clone);
+  new UnreachableInst(RT.C, Bad);
+  IRBuilder<> B(Entry);
+  Argument *Rec = Clone->getArg(0);
+  Rec->setName("rec");
+  auto Field = [&](IRBuilder<> &At, uint64_t Offset) {
+    return At.CreateConstGEP1_64(RT.I8, Rec, Offset);
+  };
+  Carried Low;
+  for (unsigned I = 0; I < CHIMERA_ISA_COUNT; I++)
+    Low.push_back(B.CreateLoad(RT.I64, Field(B, REC_LOW + 8 * I), "low"));
+  SwitchInst *SW = B.CreateSwitch(B.CreateLoad(RT.I32, Field(B, REC_SITE)),
+                                  Bad, Sites.size());
+  DebugLoc Start;
+  if (DISubprogram *SP = Clone->getSubprogram())
+    Start = DILocation::get(RT.C, SP->getLine(), 0, SP);
+
+  MapVector<Instruction *, Definitions> Defs;
+  bool OuterFramed = Framed;
+  Framed = false;
+  for (unsigned I = 0; I < Sites.size() && !Framed; I++)
+    if (Sites[I].Inv)
+      for (unsigned A = 0; A < Sites[I].Inv->arg_size(); A++)
+        Framed |= Sites[I].Inv->isByValArgument(A);
+
+  for (Site &S : Sites) {
+    SmallVector<Value *, 16> Live, Loaded;
+    for (Value *V : S.Live)
+      Live.push_back(Map[V]);
+    FrameLayout L = layoutOf(Live, RT.DL);
+
+    auto *BB = BasicBlock::Create(RT.C, "resume." + Twine(S.Id), Clone,
+                                  OldEntry);
+    SW->addCase(B.getInt32(S.Id), BB);
+    IRBuilder<> D(BB);
+    Instruction *At = S.Inv ? static_cast<Instruction *>(S.Inv) : S.Poll;
+    D.SetCurrentDebugLocation(cast<Instruction>(Map[At])->getDebugLoc()
+                                  ? cast<Instruction>(Map[At])->getDebugLoc()
+                                  : Start);
+    for (unsigned I = 0; I < Live.size(); I++) {
+      Type *T = Live[I]->getType();
+      uint64_t A =
+          std::min<uint64_t>(16, RT.DL.getABITypeAlign(T).value());
+      Value *V = D.CreateAlignedLoad(T, Field(D, L.Offset[I]), Align(A),
+                                     Live[I]->getName());
+      Loaded.push_back(V);
+      Defs[cast<Instruction>(Live[I])].push_back({BB, V});
+    }
+
+    if (S.Poll) {
+      D.CreateCall(RT.Arrived, {});
+      D.CreateBr(cast<BasicBlock>(Map[S.Cont]));
+      auto *Save = cast<BasicBlock>(Map[S.Save]);
+      Save->getTerminator()->eraseFromParent();
+      fillSave(Save, Map[S.Poll], Live, S.Id, Low, RT.Throw);
+    } else {
+      auto *Inv = cast<InvokeInst>(Map[S.Inv]);
+      Value *Inner = D.CreateLoad(RT.Ptr, Field(D, REC_INNER), "inner");
+      Value *Index = D.CreateZExt(
+          D.CreateLoad(RT.I32, D.CreateConstGEP1_64(RT.I8, Inner, REC_FN)),
+          RT.I64);
+      Value *Row = D.CreateInBoundsGEP(RT.Row, RT.Table, {Index});
+      Value *Resume = D.CreateLoad(
+          RT.Ptr, D.CreateConstGEP1_64(RT.I8, Row, TABLE_RESUME));
+      auto *InnerPad = BasicBlock::Create(RT.C, "resume.pad", Clone);
+      InvokeInst *Again = D.CreateInvoke(
+          FunctionType::get(Inv->getType(), {RT.Ptr}, false), Resume,
+          Inv->getNormalDest(), InnerPad, {Inner});
+      if (!Inv->getType()->isVoidTy())
+        Defs[Inv].push_back({BB, Again});
+      BasicBlock *Pad = Inv->getUnwindDest();
+      Pad->getTerminator()->eraseFromParent();
+      fillPad(Pad, Live, S.Id, Low);
+      fillPad(InnerPad, Loaded, S.Id, Low);
+    }
+    for (unsigned I = 0; I < Live.size(); I++)
+      describe(cast<Instruction>(Live[I]), Loaded[I], BB);
+  }
+  Framed = OuterFramed;
+
+  for (auto &[V, D] : Defs)
+    repair(V, D);
+  EliminateUnreachableBlocks(*Clone);
+  return Clone;
+}
+
+// void f$entry(rec, result): the outermost frame of a segment is resumed from
+// the run-time library, which does not know its type.
+Function *FunctionRewriter::makeEntryThunk(Function *Clone) {
+  auto *Thunk = Function::Create(
+      FunctionType::get(Type::getVoidTy(RT.C), {RT.Ptr, RT.Ptr}, false),
+      GlobalValue::InternalLinkage, F.getName() + "$entry", RT.M);
+  Thunk->setUWTableKind(UWTableKind::Sync);
+  Thunk->setSection("chimera_thunks");
+  Thunk->addFnAttr(Attribute::Cold);
+  Thunk->addFnAttr(Attribute::NoInline);
+  IRBuilder<> B(BasicBlock::Create(RT.C, "", Thunk));
+  CallInst *CI = B.CreateCall(Clone, {Thunk->getArg(0)});
+  if (!Clone->getReturnType()->isVoidTy())
+    B.CreateStore(CI, Thunk->getArg(1));
+  B.CreateRetVoid();
+  return Thunk;
+}

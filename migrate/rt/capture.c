@@ -1,0 +1,361 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Capturing the frames of a thread, and running captured ones.
+ *
+ *   poll ----------> __chimera_poll_slow: shall it move?
+ *     | save block saves the innermost frame
+ *     v
+ *   __chimera_throw, then __chimera_next from every pad
+ *     | on the unwind stack: chimera_captured() unwinds one frame and
+ *     | enters the next pad
+ *     v
+ *   end of the segment: a native frame, or enough frames
+ *     | frames entered from chimera_run():  leave that run  (RUN_CAPTURED)
+ *     | else: transport->carry(); then return the result to the native frame
+ *
+ * Invariants:
+ *  1. From the first save to the end of the segment nothing runs on the native
+ *     stack but save blocks and pads, which do not write below their frames:
+ *     objects in the captured frames stay as they are.  Signals are blocked.
+ *  2. Code that runs while frames are away starts below t->limit[ISA], which is
+ *     at or below every object of a captured frame (REC_LOW) and every frame
+ *     that stays.
+ *  3. The buffer may be overwritten once the innermost frame has been resumed
+ *     (__chimera_arrived); until then t->busy keeps polls from capturing.
+ */
+
+#include "thread.h"
+
+extern const struct table_row __chimera_table[];
+extern char __start_chimera_thunks[], __stop_chimera_thunks[];
+
+/* Read by every poll, so shared like the program's own data. */
+SHARED_DATA int __chimera_flag;
+static uint32_t max_frames = 16;
+/* Test policies: move at every k-th slow poll, or at random ones. */
+static uint64_t every;
+static uint64_t mean;
+static uint64_t seed;
+const struct transport *chimera_transport;
+
+#define SIG_BLOCK_ALL (~0ull)
+#define NR_RT_SIGPROCMASK 14    /* canonical numbers are those of x86_64 */
+#define SIG_SETMASK 2
+
+void chimera_block_signals(struct thread *t)
+{
+    uint64_t all = SIG_BLOCK_ALL;
+
+    if (chimera_mode == MODE_PIPE_PEER) {
+        return;
+    }
+    chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&all,
+                           (long)&t->sigmask, 8, 0, 0);
+}
+
+void chimera_unblock_signals(struct thread *t)
+{
+    if (chimera_mode == MODE_PIPE_PEER) {
+        return;
+    }
+    chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&t->sigmask,
+                           0, 8, 0, 0);
+}
+
+/* chimera_configure() - read CHIMERA_SEGMENT, CHIMERA_EVERY, CHIMERA_RANDOM */
+void chimera_configure(char **envp)
+{
+    const char *s, *end;
+
+    if ((s = chimera_env(envp, "CHIMERA_SEGMENT"))) {
+        uint64_t n = chimera_number(s, &end);
+
+        if (*end || n == 0 || n > 65535) {
+            chimera_die("CHIMERA_SEGMENT: a number of frames, 1 to 65535");
+        }
+        max_frames = n;
+    }
+    if ((s = chimera_env(envp, "CHIMERA_EVERY"))) {
+        every = chimera_number(s, &end);
+        if (*end || every == 0) {
+            chimera_die("CHIMERA_EVERY: a number of polls, at least 1");
+        }
+    }
+    if ((s = chimera_env(envp, "CHIMERA_RANDOM"))) {
+        seed = chimera_number(s, &end);
+        if (*end != ',' || (mean = chimera_number(end + 1, &end)) == 0 ||
+            *end) {
+            chimera_die("CHIMERA_RANDOM: SEED,MEAN");
+        }
+    }
+    if (every || mean) {
+        __chimera_flag = 1;
+    }
+}
+
+static bool policy_moves(struct thread *t)
+{
+    if (every) {
+        return ++t->polls % every == 0;
+    }
+    if (mean) {
+        if (!t->polls++) {
+            t->random = seed * 0x9e3779b97f4a7c15ull + 1;
+        }
+        t->random ^= t->random << 13;
+        t->random ^= t->random >> 7;
+        t->random ^= t->random << 17;
+        return t->random % mean == 0;
+    }
+    return t->want >= 0 && t->want != t->here;
+}
+
+static void start_record(struct thread *t, struct record *rec,
+                         struct record *inner)
+{
+    rec->inner = inner;
+    rec->low[0] = rec->low[1] = REC_LOW_NONE;
+    t->record = rec;
+}
+
+/* Called by the assembly of __chimera_poll_slow. */
+void *chimera_poll_slow(void)
+{
+    struct thread *t;
+
+    if (chimera_mode == MODE_PLAIN) {
+        return NULL;
+    }
+    t = chimera_thread();
+    if (!t || t->busy) {
+        return NULL;
+    }
+    if (t->kick && chimera_mode == MODE_PIPE_PEER) {
+        const long none[7] = { 0 };
+
+        /* Home delivers its signals while this thread waits for the answer. */
+        t->kick = 0;
+        chimera_pipe_call(NULL, none);
+    }
+    if (!policy_moves(t)) {
+        return NULL;
+    }
+    t->busy = 1;
+    chimera_block_signals(t);
+    t->nr_frames = 0;
+    t->low[0] = t->low[1] = REC_LOW_NONE;
+    start_record(t, (struct record *)t->buffer, NULL);
+    return t->record;
+}
+
+void __chimera_arrived(void)
+{
+    struct thread *t = __chimera_self;
+
+    t->busy = 0;
+    t->hops++;
+}
+
+/* Nothing moves out of a native function. */
+void __chimera_point(void)
+{
+}
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+_Noreturn static void finish_segment(struct thread *t, struct record *outer)
+{
+    struct context base = t->ctx;
+    uint64_t pc = base.pc;
+
+    t->frames += t->nr_frames;
+    if (pc >= (uint64_t)__start_chimera_thunks &&
+        pc < (uint64_t)__stop_chimera_thunks) {
+        struct run *run = t->run[ISA_HERE];
+
+        t->record = outer;
+        chimera_leave(run->sp, RUN_CAPTURED);
+    }
+    t->limit[ISA_HERE] = min_u64(base.sp, t->low[ISA_HERE]);
+    void (*ret)(const void *) = __chimera_table[outer->fn].return_value;
+
+    t->record = outer;
+    chimera_transport->carry(t, base.sp, outer);
+    t = __chimera_self;
+    t->usp[ISA_HERE] = t->run[ISA_HERE] ? t->run[ISA_HERE]->sp
+                                        : t->unwind_top[ISA_HERE];
+    /* A handler that runs now must not capture: chimera_return() clears it. */
+    t->busy = 1;
+    chimera_unblock_signals(t);
+    chimera_return(&base, ret, t->result);
+}
+
+/* A frame has been saved, up to @end; go on with the next outer one. */
+_Noreturn void chimera_captured(struct thread *t, void *end)
+{
+    struct record *rec = t->record;
+    uint64_t pad;
+
+    if (rec->flags & REC_F_FRAME) {
+        rec->low[ISA_HERE] = min_u64(rec->low[ISA_HERE], t->ctx.sp);
+    }
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        t->low[i] = min_u64(t->low[i], rec->low[i]);
+    }
+    t->nr_frames++;
+    if (!chimera_unwind(&t->ctx)) {
+        chimera_die("a captured frame has no unwind information");
+    }
+    pad = chimera_landing_pad(t->ctx.pc);
+    if (!pad || t->nr_frames >= max_frames ||
+        (unsigned char *)end + REC_MAX_BYTES > t->buffer + t->buffer_bytes) {
+        finish_segment(t, rec);
+    }
+    start_record(t, end, rec);
+    chimera_enter_pad(&t->ctx, pad, t->record);
+}
+
+enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
+{
+    struct run run = { .up = t->run[ISA_HERE], .asked = asked };
+    uint64_t limit = t->limit[ISA_HERE], usp = t->usp[ISA_HERE];
+    struct record *outer = t->record;
+    int end;
+
+    t->run[ISA_HERE] = &run;
+    t->here = chimera_node;
+    chimera_unblock_signals(t);
+    end = chimera_call_on(__chimera_table[outer->fn].entry, outer, t->result,
+                          start & ~15ull, &run.sp, &t->usp[ISA_HERE]);
+    t = __chimera_self;
+    if (end == RUN_RETURNED) {
+        chimera_block_signals(t);
+    }
+    t->run[ISA_HERE] = run.up;
+    t->limit[ISA_HERE] = limit;
+    t->usp[ISA_HERE] = usp;
+    return end;
+}
+
+/*
+ * longjmp: the target may be on the other ISA, or below segments that were
+ * started for a peer.  Runs above it end one by one, innermost first; a run
+ * that a peer waits for ends with RUN_JUMPED and the peer goes on from there.
+ */
+_Noreturn void chimera_jump(uint64_t buf, int64_t value)
+{
+    struct thread *t = __chimera_self;
+
+    if (t) {
+        const uint64_t isa = *(uint64_t *)(buf + JB_ISA);
+        struct run *target = *(struct run **)(buf + JB_RUN);
+
+        for (;;) {
+            struct run *run = t->run[ISA_HERE];
+
+            if (isa == ISA_HERE && run == target) {
+                break;
+            }
+            if (!run) {
+                chimera_die("longjmp to a jump buffer whose function has "
+                            "returned");
+            }
+            if (run->asked) {
+                chimera_block_signals(t);
+                t->jump.buf = buf;
+                t->jump.value = value;
+                chimera_leave(run->sp, RUN_JUMPED);
+            }
+            t->run[ISA_HERE] = run->up;
+        }
+        t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];
+    }
+    __chimera_dsp = *(char **)(buf + JB_DSP);
+    chimera_restore_jump(buf, value);
+}
+
+/* A jump that arrives from a peer, while signals are blocked here. */
+_Noreturn void chimera_jump_arrived(struct thread *t)
+{
+    chimera_unblock_signals(t);
+    chimera_jump(t->jump.buf, t->jump.value);
+}
+
+void *__chimera_dynamic_alloca(uint64_t len, uint64_t align)
+{
+    struct thread *t = chimera_thread();
+    uint64_t p;
+
+    if (!t) {
+        chimera_die("out of memory for a thread's dynamic arrays");
+    }
+    p = (uint64_t)(__chimera_dsp ? __chimera_dsp : t->dynamic_top);
+    if (align < 16) {
+        align = 16;
+    }
+    if (len > p - (uint64_t)t->dynamic_low - align) {
+        chimera_die("dynamic arrays of a thread exceed their stack");
+    }
+    p = (p - len) & ~(align - 1);
+    __chimera_dsp = (char *)p;
+    return (char *)p;
+}
+
+/* carry() of self-migration: resume the clones right here. */
+static void self_carry(struct thread *t, uint64_t base_sp,
+                       struct record *outer)
+{
+    enum run_end end;
+
+    do {
+        end = chimera_run(t, min_u64(base_sp, t->low[ISA_HERE]), false);
+        t = __chimera_self;
+    } while (end == RUN_CAPTURED);
+}
+
+const struct transport chimera_transport_self = {
+    .name = "self",
+    .carry = self_carry,
+};
+
+/* --- <chimera.h> ------------------------------------------------------------- */
+
+#define EINVAL 22
+#define ENOMEM 12
+
+int chimera_nodes(void)
+{
+    return chimera_mode == MODE_PIPE_HOME || chimera_mode == MODE_PIPE_PEER
+           ? 2 : 1;
+}
+
+int chimera_here(void)
+{
+    return chimera_node;
+}
+
+int chimera_request(int node)
+{
+    struct thread *t;
+
+    if (node >= chimera_nodes()) {
+        return -EINVAL;
+    }
+    if (chimera_mode == MODE_PLAIN) {
+        return 0;
+    }
+    t = chimera_thread();
+    if (!t) {
+        return -ENOMEM;
+    }
+    if ((t->want < 0) != (node < 0)) {
+        /* Polls look further only while somebody wants something. */
+        __atomic_fetch_add(&__chimera_flag, node < 0 ? -4 : 4,
+                           __ATOMIC_SEQ_CST);
+    }
+    t->want = node < 0 ? -1 : node;
+    return 0;
+}

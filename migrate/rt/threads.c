@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Blocks of threads: made when a thread first moves, reused after it ended.
+ *
+ *   | struct thread | frame buffer | unwind stacks | native stack of the peer |
+ *   | stack of dynamic allocas |
+ */
+
+#include "thread.h"
+
+#define NR_MMAP 9
+#define NR_SCHED_YIELD 24
+
+#define BUFFER_BYTES (256ul << 10)
+#define UNWIND_BYTES (256ul << 10)
+#define NATIVE_BYTES (64ul << 20)       /* in pipe mode; touched pages count */
+#define DYNAMIC_BYTES (64ul << 20)
+
+/* Gives the TLS block an alignment that the driver knows (driver/layout.c). */
+__thread struct thread *__chimera_self
+    __attribute__((aligned(64), section(".tdata")));
+__thread char *__chimera_dsp;
+
+/* Only home makes and ends threads. */
+static struct thread *free_list;
+static int list_lock;
+
+static void lock(void)
+{
+    while (__atomic_exchange_n(&list_lock, 1, __ATOMIC_ACQUIRE)) {
+        chimera_native_syscall(NR_SCHED_YIELD, 0, 0, 0, 0, 0, 0);
+    }
+}
+
+static void unlock(void)
+{
+    __atomic_store_n(&list_lock, 0, __ATOMIC_RELEASE);
+}
+
+static char *map(uint64_t len)
+{
+    long p;
+
+    if (chimera_mode == MODE_PIPE_HOME) {
+        return chimera_arena_alloc(len);
+    }
+    /* PROT_READ|PROT_WRITE, MAP_PRIVATE|MAP_ANONYMOUS|MAP_NORESERVE */
+    p = chimera_native_syscall(NR_MMAP, 0, len, 3, 0x4022, -1, 0);
+    return p < 0 && p > -4096 ? NULL : (char *)p;
+}
+
+static struct thread *make(void)
+{
+    uint64_t peer = chimera_mode == MODE_PIPE_HOME ? NATIVE_BYTES : 0;
+    uint64_t head = 4096;
+    uint64_t len = head + BUFFER_BYTES + CHIMERA_ISA_COUNT * UNWIND_BYTES +
+                   peer + DYNAMIC_BYTES;
+    char *p = map(len);
+    struct thread *t = (struct thread *)p;
+
+    if (!p) {
+        return NULL;
+    }
+    t->map_bytes = len;
+    p += head;
+    t->buffer = (unsigned char *)p;
+    t->buffer_bytes = BUFFER_BYTES;
+    p += BUFFER_BYTES;
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        p += UNWIND_BYTES;
+        t->unwind_top[i] = (uint64_t)p;
+    }
+    p += peer;
+    t->native_top = (uint64_t)p;
+    t->dynamic_low = p;
+    t->dynamic_top = p + DYNAMIC_BYTES;
+    t->fd[0] = t->fd[1] = -1;
+    return t;
+}
+
+struct thread *chimera_thread(void)
+{
+    struct thread *t = __chimera_self;
+
+    if (t) {
+        return t;
+    }
+    if (chimera_mode == MODE_PIPE_PEER) {
+        chimera_die("a thread without a home");
+    }
+    lock();
+    t = free_list;
+    if (t) {
+        free_list = t->next;
+    }
+    unlock();
+    if (!t) {
+        t = make();
+        if (!t) {
+            return NULL;
+        }
+    }
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        t->usp[i] = t->unwind_top[i];
+        t->limit[i] = t->native_top;
+        t->run[i] = NULL;
+    }
+    t->tp = chimera_get_tp();
+    t->want = -1;
+    t->here = chimera_node;
+    t->busy = 0;
+    t->kick = 0;
+    t->polls = 0;
+    if (chimera_mode == MODE_PIPE_HOME && !chimera_pipe_attach(t)) {
+        lock();
+        t->next = free_list;
+        free_list = t;
+        unlock();
+        return NULL;
+    }
+    __chimera_self = t;
+    return t;
+}
+
+/* The calling thread is about to end; its block may be used by another. */
+void chimera_thread_exit(void)
+{
+    struct thread *t = __chimera_self;
+
+    if (!t) {
+        return;
+    }
+    __chimera_self = NULL;
+    lock();
+    t->next = free_list;
+    free_list = t;
+    unlock();
+}

@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What cannot be said in C, for x86_64. */
+#define __ASSEMBLER__ 1
+#include "thread.h"
+
+#define USP (T_USP + 8 * CHIMERA_ISA_X86_64)
+
+        .macro  FUNCTION name
+        .globl  \name
+        .type   \name, @function
+        .balign 16
+\name:
+        .cfi_startproc
+        .endm
+        .macro  END name
+        .cfi_endproc
+        .size   \name, . - \name
+        .endm
+
+        .text
+
+FUNCTION _start
+        .cfi_undefined rip
+        xor     %ebp, %ebp
+        mov     %rsp, %rdi
+        and     $-16, %rsp
+        call    chimera_start
+        ud2
+END _start
+
+/* preserve_all: everything but the result */
+FUNCTION __chimera_poll_slow
+        push    %rbp
+        .cfi_def_cfa_offset 16
+        .cfi_offset rbp, -16
+        mov     %rsp, %rbp
+        .cfi_def_cfa_register rbp
+        push    %rcx
+        push    %rdx
+        push    %rsi
+        push    %rdi
+        push    %r8
+        push    %r9
+        push    %r10
+        push    %r11
+        sub     $256, %rsp
+        .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        movups  %xmm\n, 16 * \n(%rsp)
+        .endr
+        call    chimera_poll_slow
+        .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
+        movups  16 * \n(%rsp), %xmm\n
+        .endr
+        add     $256, %rsp
+        pop     %r11
+        pop     %r10
+        pop     %r9
+        pop     %r8
+        pop     %rdi
+        pop     %rsi
+        pop     %rdx
+        pop     %rcx
+        pop     %rbp
+        .cfi_def_cfa rsp, 8
+        ret
+END __chimera_poll_slow
+
+/* __chimera_throw(end): the innermost frame is saved; its context is ours */
+FUNCTION __chimera_throw
+        mov     %fs:__chimera_self@tpoff, %rax
+        mov     (%rsp), %rcx
+        mov     %rcx, CTX_PC(%rax)
+        lea     8(%rsp), %rcx
+        mov     %rcx, CTX_SP(%rax)
+        mov     %rbx, CTX_REGS(%rax)
+        mov     %rbp, CTX_REGS + 8(%rax)
+        mov     %r12, CTX_REGS + 16(%rax)
+        mov     %r13, CTX_REGS + 24(%rax)
+        mov     %r14, CTX_REGS + 32(%rax)
+        mov     %r15, CTX_REGS + 40(%rax)
+        jmp     __chimera_next
+END __chimera_throw
+
+/*
+ * __chimera_next(end): a pad is done.  The call pushed its return address
+ * where the unwound callee's was; nothing else below the frame is written.
+ */
+FUNCTION __chimera_next
+        .cfi_undefined rip
+        mov     %fs:__chimera_self@tpoff, %rax
+        mov     USP(%rax), %rsp
+        and     $-16, %rsp
+        xor     %ebp, %ebp
+        mov     %rdi, %rsi
+        mov     %rax, %rdi
+        call    chimera_captured
+        ud2
+END __chimera_next
+
+/* chimera_enter_pad(ctx, pad, rec): the record goes where pads expect the
+   exception object */
+FUNCTION chimera_enter_pad
+        mov     %rdx, %rax
+        mov     %rsi, %rcx
+        mov     CTX_REGS(%rdi), %rbx
+        mov     CTX_REGS + 8(%rdi), %rbp
+        mov     CTX_REGS + 16(%rdi), %r12
+        mov     CTX_REGS + 24(%rdi), %r13
+        mov     CTX_REGS + 32(%rdi), %r14
+        mov     CTX_REGS + 40(%rdi), %r15
+        mov     CTX_SP(%rdi), %rsp
+        xor     %edx, %edx
+        jmp     *%rcx
+END chimera_enter_pad
+
+/* chimera_return(ctx, return_value, result): as if the frame inside ctx had
+   returned *result */
+FUNCTION chimera_return
+        mov     %rsi, %rax
+        mov     CTX_REGS(%rdi), %rbx
+        mov     CTX_REGS + 8(%rdi), %rbp
+        mov     CTX_REGS + 16(%rdi), %r12
+        mov     CTX_REGS + 24(%rdi), %r13
+        mov     CTX_REGS + 32(%rdi), %r14
+        mov     CTX_REGS + 40(%rdi), %r15
+        mov     CTX_PC(%rdi), %rcx
+        mov     CTX_SP(%rdi), %rsi
+        mov     %rcx, -8(%rsi)
+        lea     -8(%rsi), %rsp
+        mov     %rdx, %rdi
+        movl    $0, T_BUSY - T_RESULT(%rdi)
+        jmp     *%rax
+END chimera_return
+
+/* chimera_call_on(entry, rec, result, sp, &save_sp, &usp) */
+FUNCTION chimera_call_on
+        push    %rbx
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset rbx, 0
+        push    %rbp
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset rbp, 0
+        push    %r12
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset r12, 0
+        push    %r13
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset r13, 0
+        push    %r14
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset r14, 0
+        push    %r15
+        .cfi_adjust_cfa_offset 8
+        .cfi_rel_offset r15, 0
+        mov     %rsp, (%r8)
+        mov     %rsp, (%r9)
+        mov     %rsp, %rbx
+        .cfi_def_cfa_register rbx
+        mov     %rcx, %rsp
+        mov     %rdi, %rax
+        mov     %rsi, %rdi
+        mov     %rdx, %rsi
+        call    *%rax
+        mov     %rbx, %rsp
+        .cfi_def_cfa_register rsp
+        mov     $1, %eax
+.Lleave:
+        pop     %r15
+        pop     %r14
+        pop     %r13
+        pop     %r12
+        pop     %rbp
+        pop     %rbx
+        ret
+END chimera_call_on
+
+/* chimera_leave(sp, how): chimera_call_on() returns @how */
+FUNCTION chimera_leave
+        mov     %rdi, %rsp
+        mov     %esi, %eax
+        jmp     .Lleave
+END chimera_leave
+
+/* chimera_start_on(sp, fn, arg) */
+FUNCTION chimera_start_on
+        .cfi_undefined rip
+        mov     %rdi, %rsp
+        xor     %ebp, %ebp
+        mov     %rdx, %rdi
+        call    *%rsi
+        ud2
+END chimera_start_on
+
+/* chimera_spawn(stack_top, fn, arg, ret_tid): a kernel thread without libc.
+   CLONE_VM|FS|FILES|SIGHAND|THREAD|SYSVSEM|PARENT_SETTID */
+FUNCTION chimera_spawn
+        mov     %rdi, %r9
+        mov     %rsi, %r8
+        mov     %rdx, %r12
+        mov     %rcx, %rdx
+        mov     $0x150f00, %edi
+        mov     %r9, %rsi
+        xor     %r10d, %r10d
+        mov     $56, %eax
+        syscall
+        test    %eax, %eax
+        jz      1f
+        ret
+1:      .cfi_undefined rip
+        xor     %ebp, %ebp
+        and     $-16, %rsp
+        mov     %r12, %rdi
+        call    *%r8
+        ud2
+END chimera_spawn
+
+FUNCTION chimera_raw_syscall
+        mov     %rdi, %rax
+        mov     %rsi, %rdi
+        mov     %rdx, %rsi
+        mov     %rcx, %rdx
+        mov     %r8, %r10
+        mov     %r9, %r8
+        mov     8(%rsp), %r9
+        syscall
+        ret
+END chimera_raw_syscall
+
+/* A landing pad's personality is only named, never called. */
+FUNCTION __chimera_personality
+        mov     $8, %eax
+        ret
+END __chimera_personality
+
+/* Functions whose addresses programs and the C library may keep: these have
+   the same address on every ISA. */
+
+        .section .ctext.setjmp, "ax", @progbits
+FUNCTION setjmp
+        .globl  _setjmp, __setjmp
+        .type   _setjmp, @function
+        .type   __setjmp, @function
+_setjmp:
+__setjmp:
+        mov     %rbx, (%rdi)
+        mov     %rbp, 8(%rdi)
+        mov     %r12, 16(%rdi)
+        mov     %r13, 24(%rdi)
+        mov     %r14, 32(%rdi)
+        mov     %r15, 40(%rdi)
+        lea     8(%rsp), %rdx
+        mov     %rdx, 48(%rdi)
+        mov     (%rsp), %rdx
+        mov     %rdx, 56(%rdi)
+        movq    $CHIMERA_ISA_X86_64, JB_ISA(%rdi)
+        mov     %fs:__chimera_dsp@tpoff, %rdx
+        mov     %rdx, JB_DSP(%rdi)
+        mov     %fs:__chimera_self@tpoff, %rdx
+        test    %rdx, %rdx
+        jz      1f
+        mov     T_RUN + 8 * CHIMERA_ISA_X86_64(%rdx), %rdx
+1:      mov     %rdx, JB_RUN(%rdi)
+        xor     %eax, %eax
+        ret
+END setjmp
+
+        .section .ctext.longjmp, "ax", @progbits
+FUNCTION longjmp
+        .globl  _longjmp
+        .type   _longjmp, @function
+_longjmp:
+        mov     %esi, %eax
+        cmp     $1, %eax
+        adc     $0, %eax
+        movslq  %eax, %rsi
+        jmp     chimera_jump
+END longjmp
+
+        .section .ctext.sigsetjmp, "ax", @progbits
+FUNCTION sigsetjmp
+        .globl  __sigsetjmp
+        .type   __sigsetjmp, @function
+__sigsetjmp:
+        test    %esi, %esi
+        jz      setjmp
+        popq    JB_FLAG(%rdi)
+        mov     %rbx, JB_MASK + 8(%rdi)
+        mov     %rdi, %rbx
+        call    setjmp
+        pushq   JB_FLAG(%rbx)
+        mov     %rbx, %rdi
+        mov     %eax, %esi
+        mov     JB_MASK + 8(%rbx), %rbx
+        jmp     __sigsetjmp_tail
+END sigsetjmp
+
+/* Return from a signal handler.  Unwinders look at the byte before. */
+        .section .ctext.restore, "ax", @progbits
+        nop
+        .globl  __restore_rt, __restore
+        .type   __restore_rt, @function
+        .balign 16
+__restore:
+__restore_rt:
+        mov     $15, %eax
+        syscall
+        .size   __restore_rt, . - __restore_rt
+
+        .text
+/* chimera_restore_jump(buf, value) */
+FUNCTION chimera_restore_jump
+        mov     %esi, %eax
+        mov     (%rdi), %rbx
+        mov     8(%rdi), %rbp
+        mov     16(%rdi), %r12
+        mov     24(%rdi), %r13
+        mov     32(%rdi), %r14
+        mov     40(%rdi), %r15
+        mov     48(%rdi), %rsp
+        jmp     *56(%rdi)
+END chimera_restore_jump
+
+        .section .note.GNU-stack, "", @progbits
