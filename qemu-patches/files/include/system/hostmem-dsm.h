@@ -1,0 +1,68 @@
+/*
+ * Memory backend whose memory other nodes of a machine see
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_HOSTMEM_DSM_H
+#define SYSTEM_HOSTMEM_DSM_H
+
+#include <dsm/dsm.h>
+#include "qapi/qapi-types-dsm.h"
+#include "qemu/uuid.h"
+#include "system/hostmem.h"
+#include "qom/object.h"
+
+#define TYPE_MEMORY_BACKEND_DSM "memory-backend-dsm"
+OBJECT_DECLARE_SIMPLE_TYPE(HostMemoryBackendDsm, MEMORY_BACKEND_DSM)
+
+/**
+ * DsmClientOps: callbacks of the device that shows the machine to the guest.
+ *
+ * All of them run in the main loop with the BQL held and follow the contract
+ * of struct dsm_ops.
+ */
+typedef struct DsmClientOps {
+    bool (*message)(void *opaque, uint16_t from, enum dsm_class cls,
+                    const void *data, uint32_t len);
+    void (*writable)(void *opaque, uint16_t to, enum dsm_class cls);
+    void (*doorbell)(void *opaque, uint16_t from, uint64_t bits);
+    void (*peer_state)(void *opaque, uint16_t peer, enum dsm_peer_state state);
+    /* Adds the client's state to @buf, for people. */
+    void (*info)(void *opaque, GString *buf);
+} DsmClientOps;
+
+/* What the nodes agree on; constant once the backend is complete. */
+typedef struct DsmMachine {
+    QemuUUID uuid;
+    DsmCoherenceMode coherence;
+    uint16_t self;
+    uint16_t nr_nodes;
+    struct dsm_node_desc node[DSM_MAX_NODES];
+} DsmMachine;
+
+/**
+ * memory_backend_dsm_set_client() - make @ops the client of the backend, or
+ * with NULL the backend without one.
+ *
+ * Peers that changed their state and doorbells that were rung before are
+ * delivered before this returns; messages follow from the main loop.
+ * Return: false with @errp set if there is a client already.
+ */
+bool memory_backend_dsm_set_client(HostMemoryBackendDsm *m,
+                                   const DsmClientOps *ops, void *opaque,
+                                   Error **errp);
+
+/* The node's libdsm handle. Context: BQL held. */
+struct dsm_node *memory_backend_dsm_node(HostMemoryBackendDsm *m);
+
+const DsmMachine *memory_backend_dsm_machine(HostMemoryBackendDsm *m);
+
+/**
+ * memory_backend_dsm_fence() - the client has no mapping of @peer's memory
+ * left; release the memory and tell everybody.
+ * Return: as dsm_peer_fence().
+ */
+int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer);
+
+#endif /* SYSTEM_HOSTMEM_DSM_H */
