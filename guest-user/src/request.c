@@ -6,8 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static char *const defaults[] = { "PATH=" SPAWN_DEFAULT_PATH, "HOME=/root",
-                                  "SHELL=/bin/sh" };
+static char path_default[] = "PATH=" SPAWN_DEFAULT_PATH;
+static char home_default[] = "HOME=/root";
+static char shell_default[] = "SHELL=/bin/sh";
+static char *const defaults[] = { path_default, home_default, shell_default };
 #define NR_DEFAULTS (sizeof(defaults) / sizeof(defaults[0]))
 
 static bool parse_number(const char *text, unsigned long max,

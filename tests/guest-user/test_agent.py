@@ -496,5 +496,5 @@ class AgentTest(unittest.TestCase):
 
 
 if __name__ == '__main__':
-    AGENT = sys.argv.pop(1)
+    AGENT = os.path.abspath(sys.argv.pop(1))
     unittest.main()

@@ -226,6 +226,6 @@ class OnnodeTest(unittest.TestCase):
 
 
 if __name__ == '__main__':
-    NODED = sys.argv.pop(2)
-    ONNODE = sys.argv.pop(1)
+    NODED = os.path.abspath(sys.argv.pop(2))
+    ONNODE = os.path.abspath(sys.argv.pop(1))
     unittest.main(warnings='ignore')

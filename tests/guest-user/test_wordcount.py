@@ -58,9 +58,10 @@ class WordcountTest(unittest.TestCase):
         for data in [b'', b'\n', b'a', b'A', b'ab', b' ab', b'ab ', b'a b a',
                      b"don't", b'\xe4b\xffc\x00d', b'x9y_z',
                      b'The the THE tHe']:
-            for chunk in '1', '2', '3', '5', '4096':
+            for chunk in '1', '2', '4096':
                 with self.subTest(data=data, chunk=chunk):
-                    self.check(data, '--chunk', chunk, '--threads', '2')
+                    self.check(data, '--chunk', chunk, '--threads', '2',
+                               peers=[WORDCOUNT])
 
     def test_every_boundary(self):
         data = b'alpha be  c delta, epsilon-zeta1eta  theta\n' * 3
@@ -104,8 +105,8 @@ class WordcountTest(unittest.TestCase):
         self.assertEqual(p.returncode, 1)
         self.assertIn(b'distinct words than slots', p.stderr)
 
-    def test_stealing(self):
-        # One worker alone has all the long chunks at its end of the file.
+    def test_uneven_work(self):
+        # All words are in the last worker's share.
         data = b' ' * 500000 + b'a b ' * 125000
         out = self.check(data, '--chunk', '5000', '--threads', '2')
         self.assertRegex(out, r'in 200 chunks')
@@ -142,5 +143,5 @@ class WordcountTest(unittest.TestCase):
 if __name__ == '__main__':
     OTHERS = sys.argv[2:]
     del sys.argv[2:]
-    WORDCOUNT = sys.argv.pop(1)
+    WORDCOUNT = os.path.abspath(sys.argv.pop(1))
     unittest.main()
