@@ -15,6 +15,9 @@
 #ifndef TESTS_GUEST_HARNESS_H
 #define TESTS_GUEST_HARNESS_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/chimera.h>
@@ -111,6 +114,15 @@ static inline int64_t now_ns(void)
 
 /* ---- thin wrappers: 0 or more, or -errno ---- */
 
+/* As much of a name as there is room for, NUL or not: the kernel checks. */
+static inline void put_name(char *to, const char *name)
+{
+    size_t len = strlen(name);
+
+    memcpy(to, name,
+           len < CHIMERA_SEG_NAME_BYTES ? len : CHIMERA_SEG_NAME_BYTES);
+}
+
 static inline long seg_create(const char *name, uint64_t size, unsigned mode,
                               unsigned flags)
 {
@@ -118,7 +130,7 @@ static inline long seg_create(const char *name, uint64_t size, unsigned mode,
         .size = size, .mode = mode, .flags = flags
     };
 
-    strncpy(req.name, name, sizeof(req.name));
+    put_name(req.name, name);
     return sys(ioctl(dev, CHIMERA_IOC_SEG_CREATE, &req));
 }
 
@@ -126,7 +138,7 @@ static inline long seg_open(const char *name, unsigned flags)
 {
     struct chimera_seg_open req = { .flags = flags };
 
-    strncpy(req.name, name, sizeof(req.name));
+    put_name(req.name, name);
     return sys(ioctl(dev, CHIMERA_IOC_SEG_OPEN, &req));
 }
 
@@ -134,7 +146,7 @@ static inline long seg_unlink(const char *name)
 {
     struct chimera_seg_unlink req = { 0 };
 
-    strncpy(req.name, name, sizeof(req.name));
+    put_name(req.name, name);
     return sys(ioctl(dev, CHIMERA_IOC_SEG_UNLINK, &req));
 }
 
@@ -308,7 +320,7 @@ enum order {
 };
 
 struct order_msg {
-    uint32_t op, pad;
+    uint64_t op;
     int64_t a, b, c, d;
     char name[128];
 };
@@ -483,8 +495,8 @@ static inline void carry_out(const struct order_msg *m, struct result_msg *r)
 
 static inline int follow(void)
 {
+    unsigned node = 0, port = 0;
     struct order_msg m;
-    unsigned node, port;
 
     dev = endpoint(FOLLOW_PORT);
     catch_faults();
@@ -529,14 +541,19 @@ static inline struct result_msg order(struct order_msg m)
 
 #define NAMED(order_name, ...)                                                 \
     ({                                                                         \
-        struct order_msg m_ = { __VA_ARGS__ };                                 \
+        struct order_msg m_ = { .op = __VA_ARGS__ };                           \
         snprintf(m_.name, sizeof(m_.name), "%s", order_name);                  \
         m_;                                                                    \
     })
 
 /* Do it there; the number that comes back. */
-#define there(...) (order((struct order_msg){ __VA_ARGS__ }).ret)
-#define there_named(name, ...) (order(NAMED(name, __VA_ARGS__)).ret)
+static inline int64_t order_ret(struct order_msg m)
+{
+    return order(m).ret;
+}
+
+#define there(...) order_ret((struct order_msg){ .op = __VA_ARGS__ })
+#define there_named(name, ...) order_ret(NAMED(name, __VA_ARGS__))
 
 /* The follower may not be there yet: wait until it answers. */
 static inline void lead(const char *node)

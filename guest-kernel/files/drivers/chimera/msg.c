@@ -330,6 +330,9 @@ bool chimera_msg_rx(struct chimera_rx *rx, u32 len)
 	rx->body = hdr + 1;
 	rx->len = payload - sizeof(*hdr);
 
+	/* the event and the message come by different interrupts */
+	if (READ_ONCE(node->dev_state) == VIRTIO_FABRIC_ABSENT)
+		chimera_node_event(node, VIRTIO_FABRIC_UP);
 	if (!chimera_node_linked(node))
 		return false;
 	if (!READ_ONCE(node->greeted) &&
