@@ -135,7 +135,7 @@ void *chimera_poll_slow(void)
 
         /* Home delivers its signals while this thread waits for the answer. */
         t->kick = 0;
-        chimera_pipe_call(NULL, none);
+        chimera_pipe_call(HOME_NOTHING, none);
     }
     if (!policy_moves(t)) {
         return NULL;

@@ -10,7 +10,7 @@
  * On a channel one side runs and the other waits, so messages alternate:
  *
  *   RUN       run the frames in the buffer        -> RETURNED, CAPTURED, JUMPED
- *   CALL      run a function at home              -> ANSWER
+ *   CALL      do something at home                -> ANSWER
  *
  * A side that waits for RETURNED may be asked to RUN again (frames above a
  * native one came back); nesting is a stack on both sides.
@@ -32,6 +32,7 @@
 #define NR_SENDMSG      46
 #define NR_RECVMSG      47
 #define NR_CLONE        56
+#define NR_WAIT4        61
 #define NR_EXECVE       59
 #define NR_EXIT_GROUP   231
 #define NR_FCNTL        72
@@ -41,9 +42,12 @@
 #define NR_SIGNALFD4    289
 #define NR_MEMFD_CREATE 319
 #define NR_RT_SIGPROCMASK 14
+#define NR_RT_SIGPENDING 127
 
 #define AT_FDCWD        -100
 #define F_DUPFD         0
+#define F_SETFD         2
+#define FD_CLOEXEC      1
 #define F_DUPFD_CLOEXEC 1030
 #define O_CLOEXEC       02000000
 #define AF_UNIX         1
@@ -54,6 +58,7 @@
 #define MAP_SHARED_FIXED 0x11
 #define MAP_NORESERVE   0x4000
 #define EINTR           4
+#define SIGCHLD         17
 
 /* Descriptors of ours stay away from those that programs count on. */
 #define FD_FROM 700
@@ -66,7 +71,7 @@ enum kind { KIND_RUN = 10, KIND_CALL, KIND_ANSWER };
 
 struct message {
     int64_t kind;               /* enum kind or enum run_end */
-    int64_t fn;
+    int64_t what;               /* enum home_call */
     int64_t arg[7];
 };
 
@@ -127,7 +132,7 @@ static void receive(struct thread *t, struct message *m)
             uint64_t pending = 0;
 
             /* Pending and not blocked by the program itself? */
-            chimera_native_syscall(127 /* rt_sigpending */, (long)&pending, 8,
+            chimera_native_syscall(NR_RT_SIGPENDING, (long)&pending, 8,
                                    0, 0, 0, 0);
             if (pending & ~t->sigmask) {
                 __atomic_fetch_add(&__chimera_flag, 2, __ATOMIC_SEQ_CST);
@@ -156,11 +161,20 @@ static void serve_call(struct thread *t, const struct message *m)
         __atomic_fetch_sub(&__chimera_flag, 2, __ATOMIC_SEQ_CST);
     }
     chimera_unblock_signals(t);
-    if (m->fn) {
-        long (*fn)(long, long, long, long, long, long, long) =
-            (void *)(uintptr_t)m->fn;
-
-        answer.arg[0] = fn(a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
+    switch ((enum home_call)m->what) {
+    case HOME_NOTHING:
+        break;
+    case HOME_SYSCALL:
+        answer.arg[0] = __chimera_syscall(a[0], a[1], a[2], a[3], a[4], a[5],
+                                          a[6]);
+        break;
+    case HOME_CLONE:
+        answer.arg[0] = chimera_home_clone(a[0], a[1], a[2], a[3], a[4], a[5],
+                                           a[6]);
+        break;
+    case HOME_UNMAPSELF:
+        chimera_home_unmapself(a[0], a[1], 0, 0, 0, 0, 0);
+        break;
     }
     chimera_block_signals(t);
     t->busy = 0;
@@ -213,11 +227,11 @@ const struct transport chimera_transport_pipe = {
     .carry = pipe_carry,
 };
 
-/* Runs @fn at home with seven words. */
-long chimera_pipe_call(void *fn, const long arg[7])
+/* Asks home to do something for this thread. */
+long chimera_pipe_call(enum home_call what, const long arg[7])
 {
     struct thread *t = __chimera_self;
-    struct message m = { .kind = KIND_CALL, .fn = (int64_t)fn };
+    struct message m = { .kind = KIND_CALL, .what = what };
 
     for (int i = 0; i < 7; i++) {
         m.arg[i] = arg[i];
@@ -596,13 +610,16 @@ void chimera_pipe_home(long *stack)
     if (sys(NR_SOCKETPAIR, AF_UNIX, SOCK_SEQPACKET, 0, (long)ends, 0, 0) < 0) {
         chimera_die("pipe: cannot make a socket pair");
     }
-    /* No exit signal: the program never waits for a child it did not make. */
-    pid = sys(NR_CLONE, 0, 0, 0, 0, 0, 0);
+    /* A grandchild: the program never waits for a child it did not make. */
+    pid = sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0, 0);
     if (pid == 0) {
-        sys(NR_CLOSE, ends[0], 0, 0, 0, 0, 0);
-        exec_peer(image, ends[1], envp);
+        if (sys(NR_CLONE, SIGCHLD, 0, 0, 0, 0, 0) == 0) {
+            sys(NR_CLOSE, ends[0], 0, 0, 0, 0, 0);
+            exec_peer(image, ends[1], envp);
+        }
+        sys(NR_EXIT_GROUP, 0, 0, 0, 0, 0, 0);
     }
-    if (pid < 0) {
+    if (pid < 0 || sys(NR_WAIT4, pid, 0, 0, 0, 0, 0) != pid) {
         chimera_die("pipe: cannot start the peer process");
     }
     sys(NR_CLOSE, ends[1], 0, 0, 0, 0, 0);
@@ -611,7 +628,7 @@ void chimera_pipe_home(long *stack)
     signal_fd = raise_fd(sys(NR_SIGNALFD4, -1, (long)&all, 8, O_CLOEXEC, 0, 0),
                          true);
     map_shared();
-    sys(NR_FCNTL, memory_fd, 2 /* F_SETFD */, 1, 0, 0, 0);
+    sys(NR_FCNTL, memory_fd, F_SETFD, FD_CLOEXEC, 0, 0, 0);
     copy = copy_stack(stack);
     chimera_start_on((uint64_t)copy & ~15ul, chimera_start_program, copy);
 }

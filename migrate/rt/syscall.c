@@ -18,7 +18,7 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
         long ret;
 
         if (chimera_mode == MODE_PIPE_PEER) {
-            return chimera_pipe_call((void *)__chimera_syscall, arg);
+            return chimera_pipe_call(HOME_SYSCALL, arg);
         }
         if (n == NR_EXIT) {
             chimera_thread_exit();
@@ -58,7 +58,7 @@ int __clone(int (*fn)(void *), void *stack, int flags, void *arg, long *slots)
         const long args[7] = { (long)fn, (long)stack, flags, (long)arg,
                                slots[0], slots[1], slots[2] };
 
-        return chimera_pipe_call((void *)chimera_home_clone, args);
+        return chimera_pipe_call(HOME_CLONE, args);
     }
     return chimera_clone(fn, stack, flags, arg, (int *)slots[0],
                          (void *)slots[1], (int *)slots[2]);
@@ -127,7 +127,7 @@ _Noreturn void __unmapself(void *base, size_t len)
     if (chimera_mode == MODE_PIPE_PEER) {
         const long args[7] = { (long)base, (long)len };
 
-        chimera_pipe_call((void *)chimera_home_unmapself, args);
+        chimera_pipe_call(HOME_UNMAPSELF, args);
     }
     chimera_home_unmapself((long)base, len, 0, 0, 0, 0, 0);
     __builtin_unreachable();

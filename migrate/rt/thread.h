@@ -176,7 +176,14 @@ extern const struct transport chimera_transport_pipe;
 /* pipe.c */
 void chimera_pipe_home(long *stack);
 _Noreturn void chimera_pipe_peer(const char *where);
-long chimera_pipe_call(void *fn, const long arg[7]);
+/* What the side away from home asks home to do; the arguments are words. */
+enum home_call {
+    HOME_NOTHING,               /* let pending signals be delivered */
+    HOME_SYSCALL,               /* __chimera_syscall */
+    HOME_CLONE,                 /* chimera_home_clone */
+    HOME_UNMAPSELF,             /* chimera_home_unmapself */
+};
+long chimera_pipe_call(enum home_call what, const long arg[7]);
 bool chimera_pipe_attach(struct thread *t);
 
 /* arena.c: the shared address space of pipe mode */

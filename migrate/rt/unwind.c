@@ -346,7 +346,9 @@ static bool run_cfa(const struct fde *f, const uint8_t *p, const uint8_t *end,
             r->cfa_offset = get_sleb(&p) * f->data_align;
             break;
         case 0x2e:              /* GNU_args_size */
-            get_uleb(&p);
+            if (get_uleb(&p)) {
+                return false;   /* a pad would want another stack pointer */
+            }
             break;
         default:
             return false;
