@@ -56,6 +56,9 @@ MESON
         dpkg-deb --fsys-tarfile "$build/dl/$(locked_file seabios)" |
             tar -xO "./usr/share/seabios/$dir" > "$build/share/qemu/$dir"
     done
+    # What virtio-net-pci asks for unless it is given romfile=
+    dpkg-deb --fsys-tarfile "$build/dl/$(locked_file ipxe-qemu)" |
+        tar -xO ./usr/share/qemu/efi-virtio.rom > "$build/share/qemu/efi-virtio.rom"
 }
 
 debian_arch() {
