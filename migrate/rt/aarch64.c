@@ -110,9 +110,14 @@ long chimera_native_syscall(long n, long a, long b, long c, long d, long e,
  * block.  tpidr_el0 lies below the block by the 16 bytes of the AArch64 ABI
  * (or the block's alignment); __chimera_tls_span is the distance.
  */
+uint64_t chimera_tp_register(uint64_t tp)
+{
+    return tp - (uint64_t)__chimera_tls_span;
+}
+
 void chimera_set_tp(uint64_t tp)
 {
-    uint64_t v = tp - (uint64_t)__chimera_tls_span;
+    uint64_t v = chimera_tp_register(tp);
 
     __asm__ volatile("msr tpidr_el0, %0" : : "r"(v) : "memory");
 }

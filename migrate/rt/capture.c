@@ -95,6 +95,9 @@ void chimera_configure(char **envp)
 
 static bool policy_moves(struct thread *t)
 {
+    if (t->want >= 0) {
+        return t->want != t->here;
+    }
     if (every) {
         return ++t->polls % every == 0;
     }
@@ -107,7 +110,7 @@ static bool policy_moves(struct thread *t)
         t->random ^= t->random << 17;
         return t->random % mean == 0;
     }
-    return t->want >= 0 && t->want != t->here;
+    return false;
 }
 
 static void start_record(struct thread *t, struct record *rec,
@@ -282,6 +285,20 @@ _Noreturn void chimera_jump_arrived(struct thread *t)
 {
     chimera_unblock_signals(t);
     chimera_jump(t->jump.buf, t->jump.value);
+}
+
+/* The calling thread ends while it is away: its side goes back to waiting. */
+_Noreturn void chimera_exit_away(uint64_t base, uint64_t len)
+{
+    struct thread *t = __chimera_self;
+    struct run *run = t->run[ISA_HERE];
+
+    while (run->up) {
+        run = run->up;
+    }
+    t->dead.base = base;
+    t->dead.len = len;
+    chimera_leave(run->sp, RUN_EXITED);
 }
 
 void *__chimera_dynamic_alloca(uint64_t len, uint64_t align)

@@ -9,7 +9,8 @@
  *
  * On a channel one side runs and the other waits, so messages alternate:
  *
- *   RUN       run the frames in the buffer        -> RETURNED, CAPTURED, JUMPED
+ *   RUN       run the frames in the buffer        -> RETURNED, CAPTURED, JUMPED,
+ *                                                    EXITED
  *   CALL      do something at home                -> ANSWER
  *
  * A side that waits for RETURNED may be asked to RUN again (frames above a
@@ -172,9 +173,6 @@ static void serve_call(struct thread *t, const struct message *m)
         answer.arg[0] = chimera_home_clone(a[0], a[1], a[2], a[3], a[4], a[5],
                                            a[6]);
         break;
-    case HOME_UNMAPSELF:
-        chimera_home_unmapself(a[0], a[1], 0, 0, 0, 0, 0);
-        break;
     }
     chimera_block_signals(t);
     t->busy = 0;
@@ -209,6 +207,8 @@ static void pipe_carry(struct thread *t, uint64_t base_sp,
             break;
         case RUN_JUMPED:
             chimera_jump_arrived(t);
+        case RUN_EXITED:
+            chimera_exit_home(t->dead.base, t->dead.len);
         case KIND_RUN:
             end = chimera_run(t, t->limit[ISA_HERE], true);
             send_kind(t, end);

@@ -18,10 +18,13 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
         long ret;
 
         if (chimera_mode == MODE_PIPE_PEER) {
+            if (n == NR_EXIT) {
+                chimera_exit_away(0, 0);
+            }
             return chimera_pipe_call(HOME_SYSCALL, arg);
         }
         if (n == NR_EXIT) {
-            chimera_thread_exit();
+            chimera_exit_home(0, 0);
         }
         if (chimera_mode == MODE_PIPE_HOME &&
             chimera_arena_syscall(n, arg + 1, &ret)) {
@@ -60,8 +63,8 @@ int __clone(int (*fn)(void *), void *stack, int flags, void *arg, long *slots)
 
         return chimera_pipe_call(HOME_CLONE, args);
     }
-    return chimera_clone(fn, stack, flags, arg, (int *)slots[0],
-                         (void *)slots[1], (int *)slots[2]);
+    return chimera_home_clone((long)fn, (long)stack, flags, (long)arg, slots[0],
+                              slots[1], slots[2]);
 }
 
 /* Only home makes threads; the thread runs native code of home at first. */
@@ -69,7 +72,8 @@ long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
                         long tls, long ctid)
 {
     return chimera_clone((int (*)(void *))fn, (void *)stack, flags, (void *)arg,
-                         (int *)ptid, (void *)tls, (int *)ctid);
+                         (int *)ptid, (void *)chimera_tp_register(tls),
+                         (int *)ctid);
 }
 
 /* A system call that is a cancellation point. */
@@ -110,25 +114,24 @@ static void unmap_and_exit(void *arg)
  * share.  musl holds the thread list lock here, until the kernel clears it when
  * the thread is gone; so there is one at a time, and signals are blocked.
  */
-long chimera_home_unmapself(long base, long len, long c, long d, long e, long f,
-                            long g)
+_Noreturn void chimera_exit_home(uint64_t base, uint64_t len)
 {
     static _Alignas(16) unsigned char stack[4096];
     struct dead_stack *dead = (struct dead_stack *)stack;
 
+    chimera_thread_exit();
+    while (!base) {
+        chimera_native_syscall(NR_EXIT, 0, 0, 0, 0, 0, 0);
+    }
     dead->base = base;
     dead->len = len;
-    chimera_thread_exit();
     chimera_start_on((uint64_t)(stack + sizeof(stack)), unmap_and_exit, dead);
 }
 
 _Noreturn void __unmapself(void *base, size_t len)
 {
     if (chimera_mode == MODE_PIPE_PEER) {
-        const long args[7] = { (long)base, (long)len };
-
-        chimera_pipe_call(HOME_UNMAPSELF, args);
+        chimera_exit_away((uint64_t)base, len);
     }
-    chimera_home_unmapself((long)base, len, 0, 0, 0, 0, 0);
-    __builtin_unreachable();
+    chimera_exit_home((uint64_t)base, len);
 }

@@ -17,7 +17,7 @@
 /* Offsets used by assembly; checked below. */
 #define T_CTX       0
 #define T_USP       192
-#define T_RESULT    432
+#define T_RESULT    448
 #define T_RUN       224
 #define T_BUSY      284
 #define CTX_PC      0
@@ -87,6 +87,7 @@ enum run_end {
     RUN_RETURNED = 1,           /* the result is in thread->result */
     RUN_CAPTURED = 2,           /* its frames are in the buffer again */
     RUN_JUMPED = 3,             /* left by longjmp: thread->jump */
+    RUN_EXITED = 4,             /* the thread ends: thread->dead */
 };
 
 struct thread {
@@ -115,6 +116,9 @@ struct thread {
         uint64_t buf;
         int64_t value;
     } jump;
+    struct {
+        uint64_t base, len;     /* its stack, to be freed; 0: not by itself */
+    } dead;
     uint64_t polls;             /* slow polls taken, for the test policies */
     uint64_t random;
     uint64_t hops;
@@ -153,6 +157,7 @@ void chimera_thread_exit(void);
 enum run_end chimera_run(struct thread *t, uint64_t start, bool asked);
 _Noreturn void chimera_jump(uint64_t buf, int64_t value);
 _Noreturn void chimera_jump_arrived(struct thread *t);
+_Noreturn void chimera_exit_away(uint64_t base, uint64_t len);
 void chimera_block_signals(struct thread *t);
 void chimera_unblock_signals(struct thread *t);
 
@@ -181,7 +186,6 @@ enum home_call {
     HOME_NOTHING,               /* let pending signals be delivered */
     HOME_SYSCALL,               /* __chimera_syscall */
     HOME_CLONE,                 /* chimera_home_clone */
-    HOME_UNMAPSELF,             /* chimera_home_unmapself */
 };
 long chimera_pipe_call(enum home_call what, const long arg[7]);
 bool chimera_pipe_attach(struct thread *t);
@@ -198,11 +202,12 @@ long chimera_native_syscall(long n, long a, long b, long c, long d, long e,
 long chimera_raw_syscall(long n, long a, long b, long c, long d, long e,
                          long f);
 /* Run at home for a thread that is away; all take seven words. */
+_Noreturn void chimera_exit_home(uint64_t base, uint64_t len);
 long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f);
 long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
                         long tls, long ctid);
-long chimera_home_unmapself(long base, long len, long c, long d, long e, long f,
-                            long g);
+/* What the thread register holds for a thread pointer. */
+uint64_t chimera_tp_register(uint64_t tp);
 void chimera_set_tp(uint64_t tp);
 uint64_t chimera_get_tp(void);
 _Noreturn void chimera_die(const char *text);

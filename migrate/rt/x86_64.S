@@ -194,12 +194,12 @@ END chimera_start_on
 /* chimera_spawn(stack_top, fn, arg, ret_tid): a kernel thread without libc.
    CLONE_VM|FS|FILES|SIGHAND|THREAD|SYSVSEM|PARENT_SETTID */
 FUNCTION chimera_spawn
-        mov     %rdi, %r9
         mov     %rsi, %r8
-        mov     %rdx, %r12
+        mov     %rdx, %r9
         mov     %rcx, %rdx
+        mov     %rdi, %rsi
+        and     $-16, %rsi
         mov     $0x150f00, %edi
-        mov     %r9, %rsi
         xor     %r10d, %r10d
         mov     $56, %eax
         syscall
@@ -208,8 +208,7 @@ FUNCTION chimera_spawn
         ret
 1:      .cfi_undefined rip
         xor     %ebp, %ebp
-        and     $-16, %rsp
-        mov     %r12, %rdi
+        mov     %r9, %rdi
         call    *%r8
         ud2
 END chimera_spawn

@@ -12,6 +12,11 @@ long chimera_native_syscall(long n, long a, long b, long c, long d, long e,
     return chimera_raw_syscall(n, a, b, c, d, e, f);
 }
 
+uint64_t chimera_tp_register(uint64_t tp)
+{
+    return tp;
+}
+
 void chimera_set_tp(uint64_t tp)
 {
     chimera_raw_syscall(NR_ARCH_PRCTL, ARCH_SET_FS, tp, 0, 0, 0, 0);
