@@ -18,7 +18,7 @@ struct agent {
     struct conn *conn;
     const struct agent_ops *ops;
     void *opaque;
-    bool in_sync;    /* HELLO came: frame boundaries are known */
+    bool in_sync; /* HELLO came: frame boundaries are known */
     bool port_known; /* the port was open before */
     uint8_t nonce[FRAME_NONCE_BYTES];
     uint32_t last_session;
@@ -32,7 +32,7 @@ struct agent_session {
     void *opaque;
     bool started, ended[3];
     uint32_t stdin_room; /* bytes we may still send */
-    uint32_t room[3];    /* bytes the agent may still send */
+    uint32_t room[3]; /* bytes the agent may still send */
     guint kill_timer;
 };
 
@@ -207,9 +207,9 @@ static void on_hello(struct agent *a, const struct agent_frame *f,
     uint32_t version;
 
     if (f->len < FRAME_NONCE_BYTES + 8) {
-        g_autoptr(GError) error = g_error_new(
-            CHIMERA_ERROR, CHIMERA_ERROR_PROTO,
-            "the guest agent sent a malformed greeting");
+        g_autoptr(GError) error =
+            g_error_new(CHIMERA_ERROR, CHIMERA_ERROR_PROTO,
+                        "the guest agent sent a malformed greeting");
 
         a->ops->closed(a, error, a->opaque);
         return;
@@ -219,8 +219,8 @@ static void on_hello(struct agent *a, const struct agent_frame *f,
         g_autoptr(GError) error = g_error_new(
             CHIMERA_ERROR, CHIMERA_ERROR_PROTO,
             "the guest agent speaks protocol version %u, this launcher %d; "
-            "rebuild the image ('./bootstrap build')", version,
-            AGENT_PROTO_VERSION);
+            "rebuild the image ('./bootstrap build')",
+            version, AGENT_PROTO_VERSION);
 
         a->ops->closed(a, error, a->opaque);
         return;
@@ -231,8 +231,7 @@ static void on_hello(struct agent *a, const struct agent_frame *f,
     a->ops->hello(a, text, a->opaque);
 }
 
-static gsize input_before_hello(struct agent *a, const uint8_t *data,
-                                gsize len)
+static gsize input_before_hello(struct agent *a, const uint8_t *data, gsize len)
 {
     g_autoptr(GError) error = NULL;
     struct agent_frame f;
@@ -272,10 +271,10 @@ static gsize on_input(struct conn *conn, const uint8_t *data, gsize len,
     }
     if (n < 0) {
         g_autofree char *why = g_strdup_printf("the guest agent sent garbage: "
-                                               "%s", error->message);
+                                               "%s",
+                                               error->message);
 
-        send_frame(a, AGENT_ERROR, 0, 0, error->message,
-                   strlen(error->message));
+        send_frame(a, AGENT_ERROR, 0, 0, error->message, strlen(error->message));
         start_over(a, why);
         return len;
     }
@@ -285,8 +284,7 @@ static gsize on_input(struct conn *conn, const uint8_t *data, gsize len,
             a->ops->machine(a, frame_u32(payload), frame_u32(payload + 4),
                             a->opaque);
         } else if (f.type == AGENT_ERROR) {
-            g_autofree char *text =
-                printable_line((const char *)payload, f.len);
+            g_autofree char *text = printable_line((const char *)payload, f.len);
             g_autofree char *why =
                 g_strdup_printf("the guest agent reported: %s", text);
 
@@ -362,8 +360,7 @@ void agent_poweroff(struct agent *a)
 }
 
 struct agent_session *agent_exec(struct agent *a, const void *strings,
-                                 gsize len,
-                                 const struct agent_session_ops *ops,
+                                 gsize len, const struct agent_session_ops *ops,
                                  void *opaque)
 {
     struct agent_session *s = g_new0(struct agent_session, 1);
@@ -378,8 +375,7 @@ struct agent_session *agent_exec(struct agent *a, const void *strings,
     return s;
 }
 
-bool agent_session_write(struct agent_session *s, const uint8_t *data,
-                         gsize len)
+bool agent_session_write(struct agent_session *s, const uint8_t *data, gsize len)
 {
     if (len > s->stdin_room || s->ended[0]) {
         return false;
@@ -407,8 +403,7 @@ void agent_session_signal(struct agent_session *s, uint32_t signal)
     send_u32(s->agent, AGENT_SIGNAL, 0, s->id, signal);
 }
 
-void agent_session_winsize(struct agent_session *s, uint16_t rows,
-                           uint16_t cols)
+void agent_session_winsize(struct agent_session *s, uint16_t rows, uint16_t cols)
 {
     const uint8_t wire[4] = { (uint8_t)rows, (uint8_t)(rows >> 8),
                               (uint8_t)cols, (uint8_t)(cols >> 8) };

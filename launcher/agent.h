@@ -33,8 +33,8 @@ struct agent_ops {
 struct agent_session_ops {
     void (*started)(struct agent_session *s, uint32_t pid, void *opaque);
     /* @len 0: end of that stream. What is taken must be granted again. */
-    void (*data)(struct agent_session *s, unsigned stream,
-                 const uint8_t *data, gsize len, void *opaque);
+    void (*data)(struct agent_session *s, unsigned stream, const uint8_t *data,
+                 gsize len, void *opaque);
     /* The program read that much of its stdin. */
     void (*grant)(struct agent_session *s, uint32_t bytes, void *opaque);
     /* As in AGENT_EXIT. @text: one line, for kind 2. */
@@ -58,8 +58,7 @@ void agent_poweroff(struct agent *agent);
 
 /* @strings: as AGENT_EXEC wants them, at most AGENT_MAX_PAYLOAD bytes. */
 struct agent_session *agent_exec(struct agent *agent, const void *strings,
-                                 gsize len,
-                                 const struct agent_session_ops *ops,
+                                 gsize len, const struct agent_session_ops *ops,
                                  void *opaque);
 
 /*

@@ -44,8 +44,10 @@ int builtin_bench(char **args)
     int err;
 
     if (args[0] && args[0][0] == '-') {
-        return command_usage("bench", "unknown option '%s'; options of a "
-                             "benchmark stand behind its name", args[0]);
+        return command_usage("bench",
+                             "unknown option '%s'; options of a "
+                             "benchmark stand behind its name",
+                             args[0]);
     }
     names = bench_names(dir);
     if (!args[0]) {
@@ -53,8 +55,7 @@ int builtin_bench(char **args)
             printf("%s\n", (char *)names->pdata[i]);
         }
         if (names->len == 1) {
-            complain("no benchmarks in %s; './bootstrap build' makes them",
-                     dir);
+            complain("no benchmarks in %s; './bootstrap build' makes them", dir);
         }
         return names->len > 1 ? EXIT_OK : EXIT_FAILED;
     }

@@ -29,8 +29,8 @@ int builtin_console(char **args)
         return command_failed(EXIT_FAILED, error);
     }
     signals_block();
-    code = session_console(target.machine, target.index, target.name, log,
-                           &error);
+    code =
+        session_console(target.machine, target.index, target.name, log, &error);
     target_node_clear(&target);
     return code < 0 ? command_failed(EXIT_FAILED, error) : code;
 }

@@ -10,8 +10,7 @@ static bool stop(const char *machine, bool force)
     g_autoptr(GError) error = NULL;
 
     if (client_down(machine, force, &error) ||
-        (force && !g_error_matches(error, CHIMERA_ERROR,
-                                   CHIMERA_ERROR_TARGET) &&
+        (force && !g_error_matches(error, CHIMERA_ERROR, CHIMERA_ERROR_TARGET) &&
          client_kill(machine, NULL))) {
         return true;
     }

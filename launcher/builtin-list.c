@@ -43,8 +43,8 @@ int builtin_list(char **args)
         pid_t pid;
 
         for (unsigned i = 0; i < n; i++) {
-            up += !g_strcmp0(STR(json_array_get_object_element(nodes, i),
-                                 "state"), "up");
+            up += !g_strcmp0(
+                STR(json_array_get_object_element(nodes, i), "state"), "up");
         }
         rundir_probe(*m, &pid);
         table_add(t, g_strdup(*m));

@@ -138,7 +138,8 @@ int builtin_run(char **args)
     }
     if (!launch_stop(launch, false)) {
         complain("the supervisor of machine '%s' died; its guard has cleaned "
-                 "up", config->name);
+                 "up",
+                 config->name);
         return EXIT_LAUNCHER;
     }
     if (timings) {

@@ -39,17 +39,16 @@ static char *round_trip(JsonObject *peer)
                                                         : NULL);
 
     return b < 0 ? g_strdup("-")
-                 : g_strdup_printf("%.3g-%.3g us",
-                                   (double)(1ull << b) / 1000,
+                 : g_strdup_printf("%.3g-%.3g us", (double)(1ull << b) / 1000,
                                    (double)(2ull << b) / 1000);
 }
 
 static void print_links(JsonObject *dsm, const char *name)
 {
     static const char *const heads[] = {
-        "PEER",       "STATE",      ">MSGS-SENT", ">MSGS-RCVD", ">BYTES-SENT",
-        ">BYTES-RCVD", ">DOORBELLS", ">ERRORS",   ">PING",      "REASON",
-        NULL
+        "PEER",        "STATE",       ">MSGS-SENT", ">MSGS-RCVD",
+        ">BYTES-SENT", ">BYTES-RCVD", ">DOORBELLS", ">ERRORS",
+        ">PING",       "REASON",      NULL
     };
     JsonNode *n = json_object_get_member(dsm, "nodes");
     JsonArray *nodes =
@@ -60,15 +59,16 @@ static void print_links(JsonObject *dsm, const char *name)
     printf("node %s:", name);
     if (INT(dsm, "exclusive-steps") || INT(dsm, "rejected")) {
         printf(" %" G_GINT64_FORMAT " exclusive steps, %" G_GINT64_FORMAT
-               " connections rejected %s", INT(dsm, "exclusive-steps"),
-               INT(dsm, "rejected"), STR(dsm, "rejected-reason"));
+               " connections rejected %s",
+               INT(dsm, "exclusive-steps"), INT(dsm, "rejected"),
+               STR(dsm, "rejected-reason"));
     }
     printf("\n");
     for (unsigned i = 0; nodes && i < json_array_get_length(nodes); i++) {
         JsonObject *p = json_array_get_object_element(nodes, i);
         static const char *const counters[] = {
-            "messages-sent", "messages-received", "bytes-sent",
-            "bytes-received", "doorbells-sent",   "protocol-errors",
+            "messages-sent",  "messages-received", "bytes-sent",
+            "bytes-received", "doorbells-sent",    "protocol-errors",
         };
 
         if (i == self) {
@@ -77,8 +77,8 @@ static void print_links(JsonObject *dsm, const char *name)
         table_add(t, g_strdup(STR(p, "name")));
         table_add(t, g_strdup(STR(p, "state")));
         for (unsigned c = 0; c < G_N_ELEMENTS(counters); c++) {
-            table_add(t, g_strdup_printf("%" G_GINT64_FORMAT,
-                                         INT(p, counters[c])));
+            table_add(
+                t, g_strdup_printf("%" G_GINT64_FORMAT, INT(p, counters[c])));
         }
         table_add(t, round_trip(p));
         table_add(t, g_strdup(STR(p, "reason")));
@@ -117,8 +117,7 @@ int builtin_stats(char **args)
         printf("%s\n", text);
         return EXIT_OK;
     }
-    nodes = json_object_get_array_member(json_node_get_object(answer),
-                                         "nodes");
+    nodes = json_object_get_array_member(json_node_get_object(answer), "nodes");
     for (unsigned i = 0; i < json_array_get_length(nodes); i++) {
         JsonObject *n = json_array_get_object_element(nodes, i);
         JsonNode *dsm = json_object_get_member(n, "dsm");

@@ -14,16 +14,15 @@
 
 static void print_machine(JsonObject *o)
 {
-    static const char *const heads[] = { ">#",     "NODE",   "ISA",   ">CPUS",
-                                         ">MEMORY", "ACCEL", "STATE", ">PID",
+    static const char *const heads[] = { ">#",      "NODE",   "ISA",   ">CPUS",
+                                         ">MEMORY", "ACCEL",  "STATE", ">PID",
                                          ">UPTIME", "REASON", NULL };
     JsonArray *nodes = json_object_get_array_member(o, "nodes");
     struct table *t = table_new(heads);
     g_autofree char *up = cell_duration(DBL(o, "uptime_s"));
 
     printf("%s: %s since %s, supervisor process %" G_GINT64_FORMAT ", %s\n",
-           STR(o, "name"), STR(o, "state"), up, INT(o, "pid"),
-           STR(o, "config"));
+           STR(o, "name"), STR(o, "state"), up, INT(o, "pid"), STR(o, "config"));
     for (unsigned i = 0; i < json_array_get_length(nodes); i++) {
         JsonObject *n = json_array_get_object_element(nodes, i);
 

@@ -63,8 +63,7 @@ static bool validate(const char *arg, bool syntax_only, bool qemu_args,
     g_autoptr(MachineConfig) config = path ? config_load(path, error) : NULL;
     struct accel_choice *accels = NULL;
 
-    if (!config ||
-        (!syntax_only && !preflight(config, &accels, error))) {
+    if (!config || (!syntax_only && !preflight(config, &accels, error))) {
         return false;
     }
     if (qemu_args) {

@@ -23,6 +23,8 @@ enum {
     QUERY_TIMEOUT_MS = 5000,
     /* Longer than the supervisor's own limits for guests and QEMUs. */
     DOWN_TIMEOUT_MS = 40000,
+    /* Killing and freeing memory; then the supervisor itself is killed. */
+    FORCED_DOWN_TIMEOUT_MS = 5000,
 };
 
 struct client {
@@ -116,8 +118,8 @@ static bool on_frame(struct client *cl, const struct agent_frame *f,
     switch (f->type) {
     case CTL_ERROR:
         if (!cl->error) {
-            cl->error = g_error_new(CHIMERA_ERROR, CHIMERA_ERROR_STATE,
-                                    "%.*s", (int)f->len, (char *)payload);
+            cl->error = g_error_new(CHIMERA_ERROR, CHIMERA_ERROR_STATE, "%.*s",
+                                    (int)f->len, (char *)payload);
         }
         return true;
     case CTL_REPLY:
@@ -288,8 +290,8 @@ static bool ask(const char *name, unsigned type, const void *data, gsize len,
         rundir_probe(name, &pid);
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
                     "machine '%s': its supervisor, process %d, does not answer "
-                    "within %u s; 'chimera down --force %s' ends it", name,
-                    (int)pid, timeout_ms / 1000, name);
+                    "within %u s; 'chimera down --force %s' ends it",
+                    name, (int)pid, timeout_ms / 1000, name);
     } else if (q->error) {
         g_propagate_error(error, g_steal_pointer(&q->error));
     } else {
@@ -320,7 +322,8 @@ bool client_down(const char *name, bool at_once, GError **error)
     uint8_t wire[4];
 
     frame_put_u32(wire, at_once);
-    if (!ask(name, CTL_DOWN, wire, sizeof(wire), DOWN_TIMEOUT_MS, &q, error)) {
+    if (!ask(name, CTL_DOWN, wire, sizeof(wire),
+             at_once ? FORCED_DOWN_TIMEOUT_MS : DOWN_TIMEOUT_MS, &q, error)) {
         return false;
     }
     g_clear_pointer(&q.answer, json_node_unref);
@@ -365,8 +368,7 @@ bool client_kill(const char *name, GError **error)
     if (pidfd >= 0 && poll(&p, 1, 0) == 0) {
         syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
         p = (struct pollfd){ .fd = pidfd, .events = POLLIN };
-        while (poll(&p, 1, -1) < 0 && errno == EINTR) {
-        }
+        while (poll(&p, 1, -1) < 0 && errno == EINTR) {}
     }
     close_fd(&pidfd);
     close(fd);

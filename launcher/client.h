@@ -14,8 +14,7 @@ struct client_ops {
     /* Any frame but greetings, errors and JSON. */
     void (*frame)(struct client *cl, unsigned type, unsigned stream,
                   const uint8_t *payload, gsize len, void *opaque);
-    void (*json)(struct client *cl, unsigned type, JsonNode *node,
-                 void *opaque);
+    void (*json)(struct client *cl, unsigned type, JsonNode *node, void *opaque);
     /*
      * The connection is over; last call. @error: what the supervisor said in
      * CTL_ERROR, or what went wrong; NULL when it just closed.

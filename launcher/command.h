@@ -8,7 +8,7 @@
 struct command {
     const char *name, *summary;
     int (*run)(char **args); /* without the command's name; an exit code */
-    const char *usage;       /* after "usage: chimera NAME" */
+    const char *usage; /* after "usage: chimera NAME" */
 };
 
 extern const struct command commands[];

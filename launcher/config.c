@@ -70,9 +70,8 @@ bool config_name_is_valid(const char *name)
            strspn(name, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS "_-") == len;
 }
 
-static void G_GNUC_PRINTF(4, 5)
-    add_error(struct parser *p, unsigned line, const char *key,
-              const char *fmt, ...)
+static void G_GNUC_PRINTF(4, 5) add_error(struct parser *p, unsigned line,
+                                          const char *key, const char *fmt, ...)
 {
     GString *s = g_string_new(p->path);
     va_list ap;
@@ -121,16 +120,16 @@ static char *parse_word(const char *value, const char *const *words, int *field)
     return allowed_words(words);
 }
 
-#define WORD_PARSER(fn, type, words)                                        \
-    static char *fn(const char *value, const char *dir, void *field)        \
-    {                                                                       \
-        int i = 0;                                                          \
-        char *allowed = parse_word(value, words, &i);                       \
-                                                                            \
-        if (!allowed) {                                                     \
-            *(type *)field = (type)i;                                       \
-        }                                                                   \
-        return allowed;                                                     \
+#define WORD_PARSER(fn, type, words)                                 \
+    static char *fn(const char *value, const char *dir, void *field) \
+    {                                                                \
+        int i = 0;                                                   \
+        char *allowed = parse_word(value, words, &i);                \
+                                                                     \
+        if (!allowed) {                                              \
+            *(type *)field = (type)i;                                \
+        }                                                            \
+        return allowed;                                              \
     }
 
 WORD_PARSER(value_isa, enum isa, isa_names)
@@ -219,7 +218,7 @@ static char *value_append(const char *value, const char *dir, void *field)
 static char *value_cpu_model(const char *value, const char *dir, void *field)
 {
     if (!*value || strspn(value, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS
-                                     "_-.,=+") != strlen(value)) {
+                          "_-.,=+") != strlen(value)) {
         return g_strdup("allowed: a CPU model of QEMU with its features, "
                         "such as max or qemu64,+ssse3");
     }
@@ -263,7 +262,8 @@ static char *value_forward(const char *value, const char *dir, void *field)
     }
     if (list->len == 0 || list->len > MAX_FORWARDS) {
         return g_strdup_printf("allowed: 1 to %d pairs HOSTPORT:GUESTPORT, "
-                               "such as 2222:22,8080:80", MAX_FORWARDS);
+                               "such as 2222:22,8080:80",
+                               MAX_FORWARDS);
     }
     g_array_unref(*(GArray **)field);
     *(GArray **)field = g_steal_pointer(&list);
@@ -365,8 +365,10 @@ static struct group *scan_group(struct parser *p, unsigned line,
     struct group *g;
 
     if (text[len - 1] != ']') {
-        add_error(p, line, NULL, "found '%s'; a group is written [machine] "
-                  "or [node NAME]", text);
+        add_error(p, line, NULL,
+                  "found '%s'; a group is written [machine] "
+                  "or [node NAME]",
+                  text);
         return NULL;
     }
     g_autofree char *name = g_strndup(text + 1, len - 2);
@@ -374,7 +376,8 @@ static struct group *scan_group(struct parser *p, unsigned line,
     if ((g = find_group(p, name))) {
         add_error(p, line, NULL,
                   "found a second group [%s], the first is in line %u; every "
-                  "group stands once", name, g->line);
+                  "group stands once",
+                  name, g->line);
         return NULL;
     }
     g = g_new0(struct group, 1);
@@ -394,8 +397,7 @@ static void scan_key(struct parser *p, unsigned line, struct group *g,
 
     if (!eq || eq == text) {
         add_error(p, line, NULL,
-                  "found '%s'; allowed: [group], key=value, or # comment",
-                  text);
+                  "found '%s'; allowed: [group], key=value, or # comment", text);
         return;
     }
     g_autofree char *key = g_strchomp(g_strndup(text, (gsize)(eq - text)));
@@ -404,15 +406,15 @@ static void scan_key(struct parser *p, unsigned line, struct group *g,
     if (first) {
         add_error(p, line, key,
                   "found a second time, the first is in line %u; every key "
-                  "stands once in its group", first);
+                  "stands once in its group",
+                  first);
         return;
     }
     g_ptr_array_add(g->order, key);
     g_hash_table_insert(p->config->lines,
                         g_strdup_printf("%s\n%s", g->name, key),
                         GUINT_TO_POINTER(line));
-    g_hash_table_insert(g->keys, g_steal_pointer(&key),
-                        GUINT_TO_POINTER(line));
+    g_hash_table_insert(g->keys, g_steal_pointer(&key), GUINT_TO_POINTER(line));
 }
 
 static void scan(struct parser *p, const char *text)
@@ -435,7 +437,8 @@ static void scan(struct parser *p, const char *text)
         } else if (!in_bad_group) {
             add_error(p, i + 1, NULL,
                       "found '%s' before the first group; begin with "
-                      "[machine] or [node NAME]", s);
+                      "[machine] or [node NAME]",
+                      s);
             in_bad_group = true; /* once is enough */
         }
     }
@@ -446,15 +449,20 @@ static void scan(struct parser *p, const char *text)
 static void parse_value(struct parser *p, const struct group *g,
                         const struct key_spec *spec, void *object)
 {
-    unsigned line =
-        GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, spec->name));
+    unsigned line = GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, spec->name));
     g_autoptr(GError) error = NULL;
     g_autofree char *dir = g_path_get_dirname(p->config->path);
     g_autofree char *value =
         g_key_file_get_string(p->kf, g->name, spec->name, &error);
 
-    if (!value) {
-        add_error(p, line, spec->name, "%s", error->message);
+    if (error) {
+        g_autofree char *raw =
+            g_key_file_get_value(p->kf, g->name, spec->name, NULL);
+
+        add_error(p, line, spec->name,
+                  "found '%s'; allowed after a backslash: "
+                  "s, n, t, r or another backslash",
+                  raw);
         return;
     }
     g_strchomp(value);
@@ -471,8 +479,8 @@ static void parse_value(struct parser *p, const struct group *g,
 }
 
 static void parse_group(struct parser *p, const struct group *g,
-                        const struct key_spec *keys,
-                        const char *const *names, void *object)
+                        const struct key_spec *keys, const char *const *names,
+                        void *object)
 {
     for (unsigned i = 0; i < g->order->len; i++) {
         const char *key = g->order->pdata[i];
@@ -484,9 +492,8 @@ static void parse_group(struct parser *p, const struct group *g,
                 near ? g_strdup_printf("did you mean '%s'?", near)
                      : g_strdup_printf("allowed in [%s]: %s", g->name, all);
 
-            add_error(p,
-                      GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, key)), key,
-                      "unknown key; %s", hint);
+            add_error(p, GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, key)),
+                      key, "unknown key; %s", hint);
         }
     }
     for (; keys->name; keys++) {
@@ -529,8 +536,10 @@ static void parse_node(struct parser *p, const struct group *g)
     n->name = g_strdup(g_strstrip(name));
     for (unsigned i = 0; i < p->config->nodes->len; i++) {
         if (strcmp(config_node(p->config, i)->name, name) == 0) {
-            add_error(p, g->line, NULL, "found a second node '%s'; every node "
-                      "has a name of its own", name);
+            add_error(p, g->line, NULL,
+                      "found a second node '%s'; every node "
+                      "has a name of its own",
+                      name);
         }
     }
     g_ptr_array_add(p->config->nodes, n);
@@ -538,21 +547,24 @@ static void parse_node(struct parser *p, const struct group *g)
     if (!config_name_is_valid(name)) {
         add_error(p, g->line, NULL,
                   "found node name '%s'; allowed: 1 to %d letters, digits, "
-                  "'_' and '-'", name, CONFIG_MAX_NAME);
+                  "'_' and '-'",
+                  name, CONFIG_MAX_NAME);
     } else if (parse_uint(name, 0, UINT64_MAX, &number)) {
         add_error(p, g->line, NULL,
                   "found node name '%s'; a name of digits only would be taken "
-                  "for a node's index", name);
+                  "for a node's index",
+                  name);
     }
     parse_group(p, g, node_keys, config_node_keys(), n);
     if (n->forwards->len > 0 && n->network != NETWORK_USER) {
-        add_error(p,
-                  GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "forward")),
-                  "forward", "found without a network; it needs network=user "
-                  "in [%s]", g->name);
+        add_error(p, GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "forward")),
+                  "forward",
+                  "found without a network; it needs network=user "
+                  "in [%s]",
+                  g->name);
     }
-    for (const char *const *k = (const char *const[]){ "kernel", "initrd",
-                                                       NULL };
+    for (const char *const *k =
+             (const char *const[]){ "kernel", "initrd", NULL };
          *k; k++) {
         char **field = !strcmp(*k, "kernel") ? &n->kernel : &n->initrd;
 
@@ -579,8 +591,8 @@ static void check_machine(struct parser *p)
         if (!config_name_is_valid(base)) {
             add_error(p, machine ? machine->line : 0, "name",
                       "missing, and the file's name '%s' is none; allowed: 1 "
-                      "to %d letters, digits, '_' and '-'", base,
-                      CONFIG_MAX_NAME);
+                      "to %d letters, digits, '_' and '-'",
+                      base, CONFIG_MAX_NAME);
         }
         c->name = g_steal_pointer(&base);
     }
@@ -592,13 +604,16 @@ static void check_machine(struct parser *p)
         add_error(p,
                   GPOINTER_TO_UINT(
                       g_hash_table_lookup(machine->keys, "peer-timeout-ms")),
-                  "peer-timeout-ms", "found %u; it must be more than "
-                  "heartbeat-ms, which is %u", c->peer_timeout_ms,
-                  c->heartbeat_ms);
+                  "peer-timeout-ms",
+                  "found %u; it must be more than "
+                  "heartbeat-ms, which is %u",
+                  c->peer_timeout_ms, c->heartbeat_ms);
     }
     if (c->nodes->len == 0) {
-        add_error(p, 0, NULL, "found no [node NAME] group; a machine has 1 to "
-                  "%d nodes", CONFIG_MAX_NODES);
+        add_error(p, 0, NULL,
+                  "found no [node NAME] group; a machine has 1 to "
+                  "%d nodes",
+                  CONFIG_MAX_NODES);
     } else if (c->nodes->len > CONFIG_MAX_NODES) {
         add_error(p, 0, NULL, "found %u nodes; a machine has 1 to %d nodes",
                   c->nodes->len, CONFIG_MAX_NODES);
@@ -614,12 +629,14 @@ static void check_machine(struct parser *p)
                 g_autofree char *name = g_strdup_printf("node %s", n->name);
                 const struct group *g = find_group(p, name);
 
-                add_error(p,
-                          g ? GPOINTER_TO_UINT(g_hash_table_lookup(
-                                  g->keys, "forward"))
-                            : 0,
-                          "forward", "found host port %u a second time; every "
-                          "host port is forwarded once", port);
+                add_error(
+                    p,
+                    g ? GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "forward"))
+                      : 0,
+                    "forward",
+                    "found host port %u a second time; every "
+                    "host port is forwarded once",
+                    port);
             }
         }
     }
@@ -638,8 +655,10 @@ static void parse_groups(struct parser *p)
             add_error(p, g->line, NULL,
                       "found [node] without a name; allowed: [node NAME]");
         } else {
-            add_error(p, g->line, NULL, "unknown group [%s]; allowed: "
-                      "[machine] and [node NAME]", g->name);
+            add_error(p, g->line, NULL,
+                      "unknown group [%s]; allowed: "
+                      "[machine] and [node NAME]",
+                      g->name);
         }
     }
 }
@@ -711,8 +730,8 @@ struct machine_config *config_load(const char *path, GError **error)
     }
     if (len > MAX_FILE_BYTES) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_CONFIG,
-                    "%s: found %zu bytes; a configuration has at most %d",
-                    path, len, MAX_FILE_BYTES);
+                    "%s: found %zu bytes; a configuration has at most %d", path,
+                    len, MAX_FILE_BYTES);
         return NULL;
     }
     return config_parse(path, text, len, error);
@@ -733,9 +752,8 @@ void config_free(struct machine_config *c)
 char *config_where(const struct machine_config *c,
                    const struct node_config *node, const char *key)
 {
-    g_autofree char *id =
-        node ? g_strdup_printf("node %s\n%s", node->name, key)
-             : g_strdup_printf("machine\n%s", key);
+    g_autofree char *id = node ? g_strdup_printf("node %s\n%s", node->name, key)
+                               : g_strdup_printf("machine\n%s", key);
     unsigned line = GPOINTER_TO_UINT(g_hash_table_lookup(c->lines, id));
 
     if (line) {
@@ -748,11 +766,11 @@ char *config_where(const struct machine_config *c,
 char *config_find(const char *arg, GError **error)
 {
     if (!strchr(arg, '/') && !g_file_test(arg, G_FILE_TEST_EXISTS)) {
-        g_autofree char *base =
-            g_str_has_suffix(arg, ".conf") ? g_strdup(arg)
-                                           : g_strconcat(arg, ".conf", NULL);
-        g_autofree char *path = g_build_filename(
-            prefix_dir(), "share/chimera/machines", base, NULL);
+        g_autofree char *base = g_str_has_suffix(arg, ".conf")
+                                    ? g_strdup(arg)
+                                    : g_strconcat(arg, ".conf", NULL);
+        g_autofree char *path =
+            g_build_filename(prefix_dir(), "share/chimera/machines", base, NULL);
 
         if (g_file_test(path, G_FILE_TEST_EXISTS)) {
             return g_steal_pointer(&path);

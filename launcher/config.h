@@ -11,9 +11,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CONFIG_MAX_NODES 64      /* VIRTIO_FABRIC_MAX_NODES */
-#define CONFIG_MAX_CPUS 8        /* per node */
-#define CONFIG_MAX_NAME 31       /* DSM_NAME_BYTES less its NUL */
+#define CONFIG_MAX_NODES 64 /* VIRTIO_FABRIC_MAX_NODES */
+#define CONFIG_MAX_CPUS 8 /* per node */
+#define CONFIG_MAX_NAME 31 /* DSM_NAME_BYTES less its NUL */
 #define CONFIG_MAX_HOST_CPU 4095 /* highest number in cpu-affinity */
 
 enum isa { ISA_X86_64, ISA_AARCH64 };
@@ -31,7 +31,7 @@ struct node_config {
     unsigned cpus;
     uint64_t memory_bytes;
     enum accel accel;
-    char *cpu_model;      /* NULL: the launcher's choice */
+    char *cpu_model; /* NULL: the launcher's choice */
     GArray *cpu_affinity; /* of unsigned, sorted; NULL: anywhere */
     char *kernel, *initrd;
     char *append; /* "" when not given */
@@ -48,7 +48,7 @@ struct machine_config {
     bool overcommit;
     unsigned boot_timeout_s;
     unsigned heartbeat_ms, peer_timeout_ms; /* 0: libdsm's default */
-    GPtrArray *nodes;                       /* of struct node_config */
+    GPtrArray *nodes; /* of struct node_config */
     GHashTable *lines; /* "group\nkey" -> line, for later messages */
 };
 

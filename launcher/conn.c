@@ -15,7 +15,7 @@ enum { READ_BYTES = 65536 };
 
 struct conn {
     int refs; /* callbacks in progress hold one */
-    int fd;   /* -1: freed or closed */
+    int fd; /* -1: freed or closed */
     bool closed, finishing;
     gsize max_input;
     const struct conn_ops *ops;
@@ -60,8 +60,8 @@ static void conn_fail(struct conn *conn, const GError *error)
 static void conn_fail_errno(struct conn *conn, const char *what, int err)
 {
     g_autoptr(GError) error =
-        g_error_new(G_IO_ERROR, (int)g_io_error_from_errno(err), "%s: %s",
-                    what, g_strerror(err));
+        g_error_new(G_IO_ERROR, (int)g_io_error_from_errno(err), "%s: %s", what,
+                    g_strerror(err));
 
     conn_fail(conn, error);
 }
@@ -117,9 +117,9 @@ static gboolean conn_readable(int fd, GIOCondition cond, gpointer opaque)
 static int conn_push(struct conn *conn)
 {
     while (conn->out_done < conn->out->len) {
-        ssize_t n = send(conn->fd, conn->out->data + conn->out_done,
-                         conn->out->len - conn->out_done,
-                         MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n =
+            send(conn->fd, conn->out->data + conn->out_done,
+                 conn->out->len - conn->out_done, MSG_DONTWAIT | MSG_NOSIGNAL);
 
         if (n < 0) {
             if (errno == EINTR) {
@@ -169,8 +169,8 @@ struct conn *conn_new(int fd, gsize max_input, const struct conn_ops *ops,
     conn->opaque = opaque;
     conn->in = g_byte_array_new();
     conn->out = g_byte_array_new();
-    conn->in_source = g_unix_fd_add(fd, G_IO_IN | G_IO_HUP | G_IO_ERR,
-                                    conn_readable, conn);
+    conn->in_source =
+        g_unix_fd_add(fd, G_IO_IN | G_IO_HUP | G_IO_ERR, conn_readable, conn);
     return conn;
 }
 
@@ -195,8 +195,8 @@ void conn_write(struct conn *conn, const void *data, gsize len)
     }
     g_byte_array_append(conn->out, data, (guint)len);
     if (!conn->out_source && (conn_push(conn) != 0 || conn->out->len > 0)) {
-        conn->out_source = g_unix_fd_add(conn->fd, G_IO_OUT | G_IO_ERR,
-                                         conn_writable, conn);
+        conn->out_source =
+            g_unix_fd_add(conn->fd, G_IO_OUT | G_IO_ERR, conn_writable, conn);
     }
 }
 

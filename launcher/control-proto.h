@@ -24,27 +24,27 @@ enum ctl_type {
     CTL_HELLO = 1, /* both: u32 version */
 
     /* Requests. */
-    CTL_STATUS = 2,  /* -> CTL_REPLY */
-    CTL_STATS = 3,   /* -> CTL_REPLY */
-    CTL_DOWN = 4,    /* u32: 0 orderly, 1 at once -> CTL_BYE when all is gone */
-    CTL_EXEC = 5,    /* "node=INDEX", then as AGENT_EXEC -> a session */
+    CTL_STATUS = 2, /* -> CTL_REPLY */
+    CTL_STATS = 3, /* -> CTL_REPLY */
+    CTL_DOWN = 4, /* u32: 0 orderly, 1 at once -> CTL_BYE when all is gone */
+    CTL_EXEC = 5, /* "node=INDEX", then as AGENT_EXEC -> a session */
     CTL_CONSOLE = 6, /* u32 node, u32 bytes of its log -> CTL_DATA of
                         the log, CTL_STARTED, CTL_DATA both ways */
 
     /* Answers. JSON comes in pieces, ended by an empty frame of its type. */
-    CTL_REPLY = 16,    /* JSON; last frame */
-    CTL_ERROR = 17,    /* text for people; last frame */
-    CTL_BYE = 18,      /* nothing of the machine is left; last frame */
+    CTL_REPLY = 16, /* JSON; last frame */
+    CTL_ERROR = 17, /* text for people; last frame */
+    CTL_BYE = 18, /* nothing of the machine is left; last frame */
     CTL_PROGRESS = 19, /* JSON; to the command that started the machine */
-    CTL_READY = 20,    /* JSON as of CTL_STATUS; likewise, all nodes are up */
+    CTL_READY = 20, /* JSON as of CTL_STATUS; likewise, all nodes are up */
 
     /* Sessions and consoles. */
     CTL_STARTED = 32, /* u32 pid */
-    CTL_DATA = 33,    /* len 0: end of that stream */
-    CTL_GRANT = 34,   /* u32 */
-    CTL_SIGNAL = 35,  /* u32 */
+    CTL_DATA = 33, /* len 0: end of that stream */
+    CTL_GRANT = 34, /* u32 */
+    CTL_SIGNAL = 35, /* u32 */
     CTL_WINSIZE = 36, /* u16 rows, u16 cols */
-    CTL_EXIT = 37,    /* as AGENT_EXIT; last frame */
+    CTL_EXIT = 37, /* as AGENT_EXIT; last frame */
 };
 
 #endif

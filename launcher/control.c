@@ -37,8 +37,8 @@ struct client {
     struct control *control;
     struct conn *conn;
     bool greeted, requested, finished;
-    struct node *console;          /* shown to this client */
-    bool console_behind;           /* something was left out */
+    struct node *console; /* shown to this client */
+    bool console_behind; /* something was left out */
     struct agent_session *session; /* its own, NULL when over */
     struct node *session_node;
     struct stats_request *stats;
@@ -143,8 +143,7 @@ static void on_session_failed(struct agent_session *s, const char *why,
     if (n->state == NODE_DOWN) {
         send_error(cl, "node %s went down: %s", n->config->name, n->reason);
     } else {
-        send_error(cl, "the session on node %s ended: %s", n->config->name,
-                   why);
+        send_error(cl, "the session on node %s ended: %s", n->config->name, why);
     }
 }
 
@@ -183,8 +182,7 @@ static void request_exec(struct client *cl, const uint8_t *data, gsize len)
 
     if (!end || data[len - 1] != '\0' ||
         !g_str_has_prefix((const char *)data, prefix) ||
-        !parse_uint((const char *)data + strlen(prefix), 0, UINT32_MAX,
-                    &index)) {
+        !parse_uint((const char *)data + strlen(prefix), 0, UINT32_MAX, &index)) {
         send_error(cl, "malformed request");
         return;
     }
@@ -213,8 +211,8 @@ static void session_frame(struct client *cl, const struct agent_frame *f,
         ok = f->stream == 0 && agent_session_write(cl->session, payload, f->len);
         break;
     case CTL_GRANT:
-        ok = f->len == 4 && agent_session_grant(cl->session, f->stream,
-                                                frame_u32(payload));
+        ok = f->len == 4 &&
+             agent_session_grant(cl->session, f->stream, frame_u32(payload));
         break;
     case CTL_SIGNAL:
         ok = f->len == 4;
@@ -225,9 +223,9 @@ static void session_frame(struct client *cl, const struct agent_frame *f,
     case CTL_WINSIZE:
         ok = f->len == 4;
         if (ok) {
-            agent_session_winsize(
-                cl->session, (uint16_t)(payload[0] | payload[1] << 8),
-                (uint16_t)(payload[2] | payload[3] << 8));
+            agent_session_winsize(cl->session,
+                                  (uint16_t)(payload[0] | payload[1] << 8),
+                                  (uint16_t)(payload[2] | payload[3] << 8));
         }
         break;
     }
@@ -341,7 +339,7 @@ static void console_frame(struct client *cl, const struct agent_frame *f,
 
 struct stats_request {
     struct client *client; /* NULL: answered, or it went away */
-    unsigned waiting;      /* replies still to come; the last one frees */
+    unsigned waiting; /* replies still to come; the last one frees */
     guint timer;
     unsigned n;
     JsonNode **replies;
@@ -518,7 +516,8 @@ static void handle_frame(struct client *cl, const struct agent_frame *f,
         if (f->type != CTL_HELLO || f->len != 4) {
             send_error(cl, "the first frame must be a greeting");
         } else if (frame_u32(payload) != CTL_VERSION) {
-            send_error(cl, "the supervisor of machine %s speaks control "
+            send_error(cl,
+                       "the supervisor of machine %s speaks control "
                        "protocol version %d, this command version %u: use the "
                        "chimera that started it, or end process %d",
                        cl->control->machine->config->name, CTL_VERSION,
@@ -671,14 +670,12 @@ static void on_node_down(struct machine *m, struct node *n)
         struct client *cl = c->clients->pdata[i];
 
         if (cl->console == n) {
-            send_error(cl, "node %s went down: %s", n->config->name,
-                       n->reason);
+            send_error(cl, "node %s went down: %s", n->config->name, n->reason);
         }
     }
 }
 
-struct control *control_new(struct machine *m, int lifeline_fd,
-                            bool ephemeral)
+struct control *control_new(struct machine *m, int lifeline_fd, bool ephemeral)
 {
     struct control *c = g_new0(struct control, 1);
 
@@ -701,8 +698,8 @@ bool control_listen(struct control *c, GError **error)
     struct sockaddr_un sun = { .sun_family = AF_UNIX };
 
     g_strlcpy(sun.sun_path, path, sizeof(sun.sun_path));
-    c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
-                          0);
+    c->listen_fd =
+        socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (c->listen_fd < 0 ||
         bind(c->listen_fd, (struct sockaddr *)&sun, sizeof(sun)) < 0 ||
         listen(c->listen_fd, 64) < 0) {

@@ -13,8 +13,7 @@ struct control;
  * @ephemeral: the machine ends when that command goes away; else it does so
  * only while it is not RUNNING yet.
  */
-struct control *control_new(struct machine *m, int lifeline_fd,
-                            bool ephemeral);
+struct control *control_new(struct machine *m, int lifeline_fd, bool ephemeral);
 
 /* Listens on RUN/control.sock. */
 bool control_listen(struct control *c, GError **error);

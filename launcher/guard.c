@@ -25,7 +25,7 @@ struct guard {
     const struct rundir *rd;
     int lifeline_fd;
     pid_t pid;
-    int fd;          /* our end of the socket pair */
+    int fd; /* our end of the socket pair */
     GArray *watched; /* pidfds, the caller's */
 };
 
@@ -151,8 +151,8 @@ static bool guard_fork(struct guard *g, GError **error)
     int pair[2];
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
-                    "socketpair: %s", g_strerror(errno));
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, "socketpair: %s",
+                    g_strerror(errno));
         return false;
     }
     g->pid = fork();
@@ -222,8 +222,7 @@ void guard_finish(struct guard *g)
     int status = -1;
 
     close_fd(&g->fd);
-    while (waitpid(g->pid, &status, 0) < 0 && errno == EINTR) {
-    }
+    while (waitpid(g->pid, &status, 0) < 0 && errno == EINTR) {}
     if (status != 0) {
         /* Somebody killed the guard; its work is ours then. */
         for (unsigned i = 0; i < g->watched->len; i++) {

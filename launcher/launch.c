@@ -85,8 +85,7 @@ static void on_signal(int signal, void *opaque)
 static void launch_free(struct launch *l)
 {
     client_free(l->client);
-    while (waitpid(l->pid, NULL, 0) < 0 && errno == EINTR) {
-    }
+    while (waitpid(l->pid, NULL, 0) < 0 && errno == EINTR) {}
     g_clear_pointer(&l->status, json_node_unref);
     g_clear_error(&l->error);
     g_main_loop_unref(l->loop);

@@ -18,9 +18,9 @@
 
 enum {
     /* sync and power-off of a guest take some 100 ms under TCG */
-    POWEROFF_GRACE_MS = 5000,
+    POWEROFF_GRACE_MS = 3000,
     QUIT_GRACE_MS = 2000, /* QEMU's own exit, after QMP quit */
-    ERROR_LINES = 20,     /* of a console or of QEMU's stderr in a message */
+    ERROR_LINES = 20, /* of a console or of QEMU's stderr in a message */
 };
 
 const char *node_state_name(enum node_state state)
@@ -106,8 +106,8 @@ static char *exit_reason(const struct node *n, const siginfo_t *info)
     if (info->si_code == CLD_EXITED) {
         return g_strdup_printf("QEMU exited with status %d", info->si_status);
     }
-    return g_strdup_printf("QEMU was killed by signal %d (%s)",
-                           info->si_status, strsignal(info->si_status));
+    return g_strdup_printf("QEMU was killed by signal %d (%s)", info->si_status,
+                           strsignal(info->si_status));
 }
 
 static void node_down(struct node *n, const siginfo_t *info)
@@ -222,9 +222,9 @@ static void on_peer_state(struct node *n, JsonObject *data)
     if (peer->state != NODE_DOWN && peer != n &&
         (!strcmp(state, "down") || !strcmp(state, "fenced"))) {
         g_free(peer->reason);
-        peer->reason = g_strdup_printf("node %s says it is %s: %s",
-                                       n->config->name, state,
-                                       member(data, "reason"));
+        peer->reason =
+            g_strdup_printf("node %s says it is %s: %s", n->config->name, state,
+                            member(data, "reason"));
     }
 }
 
@@ -240,9 +240,8 @@ static void on_qmp_event(struct qmp *qmp, const char *name, JsonObject *data,
         on_peer_state(n, data);
     } else if (!strcmp(name, "VSERPORT_CHANGE") && n->agent &&
                !strcmp(member(data, "id"), "agent")) {
-        agent_port_changed(n->agent,
-                           json_object_get_boolean_member_with_default(
-                               data, "open", FALSE));
+        agent_port_changed(n->agent, json_object_get_boolean_member_with_default(
+                                         data, "open", FALSE));
     }
 }
 
@@ -265,8 +264,7 @@ static const struct qmp_ops node_qmp_ops = {
     .closed = on_qmp_closed,
 };
 
-static void on_agent_hello(struct agent *agent, const char *system,
-                           void *opaque)
+static void on_agent_hello(struct agent *agent, const char *system, void *opaque)
 {
     struct node *n = opaque;
 
@@ -301,8 +299,7 @@ static void on_agent_machine(struct agent *agent, uint32_t up, uint32_t total,
     check_ready(n);
 }
 
-static void on_agent_trouble(struct agent *agent, const char *what,
-                             void *opaque)
+static void on_agent_trouble(struct agent *agent, const char *what, void *opaque)
 {
     struct node *n = opaque;
 
@@ -318,8 +315,8 @@ static void on_agent_closed(struct agent *agent, const GError *error,
     agent_free(agent);
     n->agent = NULL;
     if (error) {
-        boot_failed(m, g_strdup_printf("node %s: %s", n->config->name,
-                                       error->message));
+        boot_failed(
+            m, g_strdup_printf("node %s: %s", n->config->name, error->message));
     }
 }
 
@@ -330,8 +327,8 @@ static const struct agent_ops node_agent_ops = {
     .closed = on_agent_closed,
 };
 
-static gsize on_console_input(struct conn *conn, const uint8_t *data,
-                              gsize len, void *opaque)
+static gsize on_console_input(struct conn *conn, const uint8_t *data, gsize len,
+                              void *opaque)
 {
     struct node *n = opaque;
 
@@ -358,8 +355,8 @@ static const struct conn_ops node_console_ops = {
 static bool make_pair(int pair[2], GError **error)
 {
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
-                    "socketpair: %s", g_strerror(errno));
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, "socketpair: %s",
+                    g_strerror(errno));
         return false;
     }
     return true;
@@ -370,8 +367,8 @@ static int watch_child(struct machine *m, pid_t pid, GError **error)
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 
     if (pidfd < 0) {
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
-                    "pidfd_open: %s", g_strerror(errno));
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, "pidfd_open: %s",
+                    g_strerror(errno));
         kill(pid, SIGKILL);
         return -1;
     }
@@ -419,10 +416,9 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
     n->pid_source = g_unix_fd_add(n->pidfd, G_IO_IN, on_child_exit, n);
     n->qmp = qmp_new(g_steal_fd(&qmp[0]), &node_qmp_ops, n);
     n->agent = agent_new(g_steal_fd(&agent[0]), &node_agent_ops, n);
-    n->console = conn_new(g_steal_fd(&console[0]), 1 << 20, &node_console_ops,
-                          n);
-    machine_log(m, "node %s: QEMU is process %d", n->config->name,
-                (int)n->pid);
+    n->console =
+        conn_new(g_steal_fd(&console[0]), 1 << 20, &node_console_ops, n);
+    machine_log(m, "node %s: QEMU is process %d", n->config->name, (int)n->pid);
     m->on_progress(m, n, "starting");
     ok = true;
 out:
@@ -444,8 +440,7 @@ out:
 static bool echo_start(struct machine *m, int *ret_kick, int *ret_call,
                        GError **error)
 {
-    g_autofree char *program =
-        prefix_path("libexec/chimera/bench/echo-floor");
+    g_autofree char *program = prefix_path("libexec/chimera/bench/echo-floor");
     char *argv[] = { program, (char *)"3", (char *)"4", NULL };
     g_autofree char *log = rundir_file(m->rd, "echo.log");
     const int targets[] = { 3, 4 };
@@ -477,17 +472,16 @@ static gboolean on_boot_timeout(gpointer opaque)
         struct node *n = &m->nodes[i];
 
         if (n->state != NODE_UP) {
-            g_autofree char *con =
-                log_excerpt(n, "console", "The last lines");
-            const char *missing =
-                n->state == NODE_STARTING ? "QEMU's monitor does not answer"
-                : !n->system              ? "its agent does not answer"
-                                          : "it does not see all nodes";
+            g_autofree char *con = log_excerpt(n, "console", "The last lines");
+            const char *missing = n->state == NODE_STARTING
+                                      ? "QEMU's monitor does not answer"
+                                  : !n->system ? "its agent does not answer"
+                                               : "it does not see all nodes";
 
             g_string_append_printf(
                 s, "%snode %s did not boot within %u s (boot-timeout): %s%s",
-                s->len ? "\n" : "", n->config->name,
-                m->config->boot_timeout_s, missing, con);
+                s->len ? "\n" : "", n->config->name, m->config->boot_timeout_s,
+                missing, con);
             if (s->str[s->len - 1] == '\n') {
                 g_string_truncate(s, s->len - 1);
             }
@@ -540,8 +534,8 @@ bool machine_start(struct machine *m, GError **error)
     }
     close_fd(&kick);
     close_fd(&call);
-    m->boot_timer = g_timeout_add_seconds(m->config->boot_timeout_s,
-                                          on_boot_timeout, m);
+    m->boot_timer =
+        g_timeout_add_seconds(m->config->boot_timeout_s, on_boot_timeout, m);
     return ok;
 }
 
@@ -601,8 +595,7 @@ void machine_stop(struct machine *m, bool at_once)
             qmp_execute(n->qmp, "quit", false, ignore_reply, NULL);
         }
     }
-    m->stop_timer = g_timeout_add(POWEROFF_GRACE_MS, on_poweroff_grace_over,
-                                  m);
+    m->stop_timer = g_timeout_add(POWEROFF_GRACE_MS, on_poweroff_grace_over, m);
 }
 
 void machine_clear(struct machine *m)

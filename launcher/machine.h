@@ -30,8 +30,8 @@ struct node {
     const struct accel_choice *accel;
     unsigned index;
     enum node_state state;
-    char *reason;  /* of DOWN, or what peers say about it; "" */
-    char *system;  /* uname -srm of its kernel; NULL until known */
+    char *reason; /* of DOWN, or what peers say about it; "" */
+    char *system; /* uname -srm of its kernel; NULL until known */
     char *shutdown; /* why QEMU said it would end; NULL */
     pid_t pid;
     int pidfd;

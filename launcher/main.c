@@ -3,9 +3,11 @@
 
 #include "util.h"
 
+#include <fcntl.h>
 #include <locale.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 const struct command commands[] = {
     { "run", "boot a machine, run a program on it, shut it down", builtin_run,
@@ -127,9 +129,21 @@ static int unknown_command(const char *name)
     g_ptr_array_add(names, NULL);
     near = did_you_mean(name, (const char *const *)names->pdata);
     complain("unknown command '%s'%s%s%s; 'chimera help' lists them", name,
-             near ? "; did you mean '" : "", near ? near : "",
-             near ? "'?" : "");
+             near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
     return EXIT_USAGE;
+}
+
+/* Closed standard descriptors would be given to sockets and logs. */
+static void open_standard_descriptors(void)
+{
+    int fd;
+
+    do {
+        fd = open("/dev/null", O_RDWR);
+    } while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO) {
+        close(fd);
+    }
 }
 
 int main(int argc, char **argv)
@@ -137,6 +151,7 @@ int main(int argc, char **argv)
     char *help[] = { NULL };
     const char *name;
 
+    open_standard_descriptors();
     setlocale(LC_CTYPE, "");
     if (argc < 2) {
         builtin_help(help);
@@ -152,8 +167,7 @@ int main(int argc, char **argv)
         if (strcmp(c->name, name) != 0) {
             continue;
         }
-        if (argc == 3 && (!strcmp(argv[2], "--help") ||
-                          !strcmp(argv[2], "-h"))) {
+        if (argc == 3 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"))) {
             command_help(c);
             return EXIT_OK;
         }

@@ -51,8 +51,7 @@ static bool apply(const struct option_spec *spec, char *value)
 }
 
 static const struct option_spec *find(const struct option_spec *specs,
-                                      const char *name, size_t len,
-                                      char letter)
+                                      const char *name, size_t len, char letter)
 {
     for (; specs->name; specs++) {
         if (name ? strlen(specs->name) == len &&
@@ -80,7 +79,8 @@ static bool parse_long(const struct option_spec *specs, char ***args,
     if (spec->kind == OPTION_FLAG ? value != NULL : !value && !**args) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_CONFIG,
                     value ? "option '--%s' takes no value"
-                          : "option '--%s' needs a value", spec->name);
+                          : "option '--%s' needs a value",
+                    spec->name);
         return false;
     }
     if (spec->kind != OPTION_FLAG && !value) {

@@ -8,7 +8,7 @@
 
 struct option_spec {
     const char *name; /* "--name"; NULL ends the table */
-    char letter;      /* "-n", 0: none */
+    char letter; /* "-n", 0: none */
     enum { OPTION_FLAG, OPTION_STRING, OPTION_LIST } kind;
     void *target; /* bool *, char **, GPtrArray * (of char *, not copied) */
 };

@@ -90,9 +90,8 @@ static uint64_t cgroup_room(const char *root, const char *dir, bool v2)
 }
 
 /* Goes up from @group to the root of the hierarchy mounted at @mount. */
-static void cgroup_limits(const char *root, const char *mount,
-                          const char *group, bool v2, uint64_t *room,
-                          char **limit)
+static void cgroup_limits(const char *root, const char *mount, const char *group,
+                          bool v2, uint64_t *room, char **limit)
 {
     g_autofree char *rel = g_strdup(group);
 
@@ -203,8 +202,8 @@ static void check_affinity(struct check *c, const struct node_config *n)
         if (!CPU_ISSET_S(cpu, size, set)) {
             g_autofree char *list = format_cpu_list(allowed);
 
-            fail(c, n, "cpu-affinity", "found host CPU %u; allowed on this host: %s", cpu,
-                 list);
+            fail(c, n, "cpu-affinity",
+                 "found host CPU %u; allowed on this host: %s", cpu, list);
             break;
         }
     }
@@ -214,8 +213,7 @@ static void check_affinity(struct check *c, const struct node_config *n)
 static void check_ports(struct check *c, const struct node_config *n)
 {
     for (unsigned i = 0; i < n->forwards->len; i++) {
-        unsigned port =
-            g_array_index(n->forwards, struct forward, i).host_port;
+        unsigned port = g_array_index(n->forwards, struct forward, i).host_port;
         struct sockaddr_in sin = {
             .sin_family = AF_INET,
             .sin_port = htons((uint16_t)port),
@@ -227,8 +225,8 @@ static void check_ports(struct check *c, const struct node_config *n)
         setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
         if (fd < 0 || bind(fd, (struct sockaddr *)&sin, sizeof(sin)) < 0 ||
             listen(fd, 1) < 0) {
-            fail(c, n, "forward", "found host port %u: %s; choose another", port,
-                 g_strerror(errno));
+            fail(c, n, "forward", "found host port %u: %s; choose another",
+                 port, g_strerror(errno));
         }
         close_fd(&fd);
     }
@@ -250,7 +248,8 @@ static void check_memory(struct check *c)
     if (sum > room) {
         sum_text = format_size(sum);
         room_text = format_size(room);
-        fail(c, NULL, "memory", "the nodes need %s together, %s leaves %s; give "
+        fail(c, NULL, "memory",
+             "the nodes need %s together, %s leaves %s; give "
              "them less, or set overcommit=true if they will not touch it all",
              sum_text, limit, room_text);
     }
@@ -263,7 +262,8 @@ static void check_sockets(struct check *c)
     const size_t max = sizeof(((struct sockaddr_un *)NULL)->sun_path) - 1;
 
     if (strlen(path) > max) {
-        fail(c, NULL, "name", "the socket path %s would have %zu bytes, at most %zu "
+        fail(c, NULL, "name",
+             "the socket path %s would have %zu bytes, at most %zu "
              "are allowed; choose a shorter machine name or XDG_RUNTIME_DIR",
              path, strlen(path), max);
     }
@@ -288,7 +288,7 @@ static void check_node(struct check *c, const struct node_config *n)
     g_autofree char *qemu = preflight_qemu(n->isa);
 
     if (access(qemu, X_OK) < 0) {
-            fail(c, n, "isa", "%s: %s; './bootstrap build' makes it", qemu,
+        fail(c, n, "isa", "%s: %s; './bootstrap build' makes it", qemu,
              g_strerror(errno));
     }
     check_file(c, n, "kernel", n->kernel, "the kernel");
@@ -319,11 +319,11 @@ static void choose_accel(struct check *c, const struct node_config *n,
         return;
     }
     g_free(choice->reason);
-    choice->reason = native ? g_strdup(*kvm_reason)
-                            : g_strdup_printf("%s is not the host's ISA",
-                                              isa_name(n->isa));
+    choice->reason =
+        native ? g_strdup(*kvm_reason)
+               : g_strdup_printf("%s is not the host's ISA", isa_name(n->isa));
     if (n->accel == ACCEL_KVM) {
-            fail(c, n, "accel", "found kvm; %s; allowed on this host: auto or tcg",
+        fail(c, n, "accel", "found kvm; %s; allowed on this host: auto or tcg",
              choice->reason);
     }
 }

@@ -8,7 +8,7 @@
 /* What a node will run on, and why when "auto" did not give KVM. */
 struct accel_choice {
     enum accel accel; /* TCG or KVM */
-    char *reason;     /* "" when there is nothing to say */
+    char *reason; /* "" when there is nothing to say */
 };
 
 /*

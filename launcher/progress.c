@@ -25,9 +25,9 @@ static void draw(struct progress *p)
     g_autoptr(GString) s = g_string_new(NULL);
     uint16_t rows, cols;
 
-    g_string_append_printf(
-        s, "chimera: %s: %s %.1f s ", p->config->name, p->phase,
-        (double)(g_get_monotonic_time() - p->start_us) / 1e6);
+    g_string_append_printf(s, "chimera: %s: %s %.1f s ", p->config->name,
+                           p->phase,
+                           (double)(g_get_monotonic_time() - p->start_us) / 1e6);
     for (unsigned i = 0; i < p->config->nodes->len; i++) {
         if (!p->events[i]) {
             continue;

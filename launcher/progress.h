@@ -10,8 +10,7 @@
 
 struct progress;
 
-struct progress *progress_new(const struct machine_config *config,
-                              bool quiet);
+struct progress *progress_new(const struct machine_config *config, bool quiet);
 /* As in CTL_PROGRESS: "starting", "booting", "agent" or "up". */
 void progress_event(struct progress *p, unsigned node, const char *event,
                     double seconds);

@@ -139,8 +139,7 @@ static void add_devices(GPtrArray *argv, const struct qemu_spec *spec)
     add(argv, "-chardev", "socket,id=qmp,fd=%d", QEMU_FD_QMP);
     add(argv, "-mon", "chardev=qmp,mode=control");
     /* A second monitor, for people and tests; the first is ours. */
-    add(argv, "-qmp", "unix:%s/qmp-%u.sock,server=on,wait=off", run,
-        spec->self);
+    add(argv, "-qmp", "unix:%s/qmp-%u.sock,server=on,wait=off", run, spec->self);
     add(argv, "-fsdev", "local,id=share,path=%s,security_model=none%s", share,
         c->share_readonly ? ",readonly=on" : "");
     add(argv, "-device", "virtio-9p-pci,fsdev=share,mount_tag=share");
@@ -266,8 +265,8 @@ pid_t child_start(char **argv, const int *fds, const int *target_fds,
 }
 
 pid_t qemu_start(const struct qemu_spec *spec,
-                 const int fds[QEMU_FD_END - QEMU_FD_QMP],
-                 const char *log_path, GError **error)
+                 const int fds[QEMU_FD_END - QEMU_FD_QMP], const char *log_path,
+                 GError **error)
 {
     const struct node_config *n = config_node(spec->config, spec->self);
     g_auto(GStrv) argv = qemu_argv(spec);

@@ -39,8 +39,8 @@ char **qemu_argv(const struct qemu_spec *spec);
  * process dies. Return: its pid, not reaped by anybody but the caller; -1.
  */
 pid_t qemu_start(const struct qemu_spec *spec,
-                 const int fds[QEMU_FD_END - QEMU_FD_QMP],
-                 const char *log_path, GError **error);
+                 const int fds[QEMU_FD_END - QEMU_FD_QMP], const char *log_path,
+                 GError **error);
 
 /*
  * Starts any helper in the same way: @target_fds names the descriptors.

@@ -18,7 +18,7 @@ struct qmp {
     const struct qmp_ops *ops;
     void *opaque;
     enum { WAIT_GREETING, WAIT_CAPABILITIES, READY } state;
-    GString *early;      /* commands waiting for the handshake */
+    GString *early; /* commands waiting for the handshake */
     GHashTable *pending; /* id -> struct pending */
     unsigned last_id;
 };
@@ -40,10 +40,9 @@ static void fail_pending(struct qmp *qmp, const GError *why)
 
 static void qmp_end(struct qmp *qmp, const GError *error)
 {
-    g_autoptr(GError) gone =
-        g_error_new(CHIMERA_ERROR, CHIMERA_ERROR_STATE,
-                    "QEMU closed its monitor: %s",
-                    error ? error->message : "end of file");
+    g_autoptr(GError) gone = g_error_new(CHIMERA_ERROR, CHIMERA_ERROR_STATE,
+                                         "QEMU closed its monitor: %s",
+                                         error ? error->message : "end of file");
 
     fail_pending(qmp, gone);
     qmp->ops->closed(qmp, error, qmp->opaque);
@@ -89,9 +88,8 @@ static void on_reply(struct qmp *qmp, JsonObject *o)
         return; /* nobody's: we give every command an id */
     }
     if (g_hash_table_steal_extended(
-            qmp->pending,
-            GUINT_TO_POINTER((guint)json_node_get_int(id_node)), &key,
-            &value)) {
+            qmp->pending, GUINT_TO_POINTER((guint)json_node_get_int(id_node)),
+            &key, &value)) {
         g_autofree struct pending *p = value;
 
         p->reply(err ? NULL : json_object_get_member(o, "return"), error,
@@ -112,9 +110,9 @@ static void on_capabilities(JsonNode *ret, const GError *error, void *opaque)
     qmp->ops->ready(qmp, qmp->opaque);
 }
 
-static void send_command(struct qmp *qmp, const char *exec,
-                         const char *command, const char *arguments,
-                         bool now, qmp_reply *reply, void *opaque)
+static void send_command(struct qmp *qmp, const char *exec, const char *command,
+                         const char *arguments, bool now, qmp_reply *reply,
+                         void *opaque)
 {
     struct pending *p = g_new(struct pending, 1);
     g_autofree char *line = NULL;

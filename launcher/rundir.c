@@ -34,9 +34,8 @@ static int take_lock(const char *path, bool create, pid_t *ret_pid)
 {
     g_autofree char *file = g_build_filename(path, "lock", NULL);
     struct stat a, b;
-    int fd = open(file,
-                  O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0),
-                  0600);
+    int fd = open(
+        file, O_RDWR | O_CLOEXEC | O_NOFOLLOW | (create ? O_CREAT : 0), 0600);
 
     if (fd < 0) {
         errno = errno == ENOENT ? EAGAIN : errno;
@@ -75,8 +74,7 @@ static void wait_for_cleaner(const char *path)
     int fd = open(file, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
 
     if (fd >= 0) {
-        while (flock(fd, LOCK_EX) < 0 && errno == EINTR) {
-        }
+        while (flock(fd, LOCK_EX) < 0 && errno == EINTR) {}
         close(fd);
     }
 }
@@ -143,9 +141,8 @@ struct rundir *rundir_create(const char *name, GError **error)
         }
     }
     if (fd < 0 && errno == EWOULDBLOCK) {
-        g_autofree char *who =
-            owner ? g_strdup_printf("process %d", (int)owner)
-                  : g_strdup("another process");
+        g_autofree char *who = owner ? g_strdup_printf("process %d", (int)owner)
+                                     : g_strdup("another process");
 
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
                     "machine '%s' is running already, owned by %s; "
@@ -204,8 +201,7 @@ enum rundir_state rundir_probe(const char *name, pid_t *ret_pid)
     int fd;
 
     *ret_pid = 0;
-    if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) ||
-        st.st_uid != getuid()) {
+    if (lstat(path, &st) < 0 || !S_ISDIR(st.st_mode) || st.st_uid != getuid()) {
         return RUNDIR_NONE;
     }
     /* Without a lock file it is being created, or was left just then. */
@@ -251,8 +247,8 @@ char **rundir_list(void)
 char *rundir_longest_socket(const char *name, unsigned nr_nodes)
 {
     g_autofree char *root = runtime_root();
-    g_autofree char *link = g_strdup_printf("link-%u.sock",
-                                            nr_nodes ? nr_nodes - 1 : 0);
+    g_autofree char *link =
+        g_strdup_printf("link-%u.sock", nr_nodes ? nr_nodes - 1 : 0);
     const char *control = "control.sock";
 
     return g_build_filename(

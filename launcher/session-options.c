@@ -10,9 +10,9 @@
 static bool is_of_host(const char *entry)
 {
     static const char *const names[] = {
-        "PATH",   "HOME",   "PWD",        "OLDPWD",          "SHELL", "USER",
-        "LOGNAME", "TMPDIR", "LD_PRELOAD", "LD_LIBRARY_PATH", "SHLVL", "_",
-        "TERM",   NULL
+        "PATH",  "HOME",    "PWD",    "OLDPWD",     "SHELL",
+        "USER",  "LOGNAME", "TMPDIR", "LD_PRELOAD", "LD_LIBRARY_PATH",
+        "SHLVL", "_",       "TERM",   NULL
     };
     g_autofree char *name = g_strndup(entry, strcspn(entry, "="));
 
@@ -47,7 +47,8 @@ bool session_options_make(const struct session_args *s,
     if (s->cwd && !g_path_is_absolute(s->cwd)) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_CONFIG,
                     "--cwd: found '%s'; allowed: an absolute path in the "
-                    "guest", s->cwd);
+                    "guest",
+                    s->cwd);
         return false;
     }
     for (char **e = environ; s->keep_env && *e; e++) {
@@ -75,7 +76,9 @@ bool session_options_make(const struct session_args *s,
         .env = (char **)g_ptr_array_free(g_steal_pointer(&env), FALSE),
         .cwd = s->cwd,
         .user = s->user,
-        .tty = s->tty ? TTY_YES : s->no_tty ? TTY_NO : TTY_AUTO,
+        .tty = s->tty      ? TTY_YES
+               : s->no_tty ? TTY_NO
+                           : TTY_AUTO,
         .no_stdin = s->no_stdin,
     };
     return true;

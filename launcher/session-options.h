@@ -12,14 +12,16 @@ struct session_args {
     char *cwd, *user;
 };
 
-#define SESSION_OPTIONS(s)                                                  \
-    { "env", 'e', OPTION_LIST, (s).env },                                   \
-    { "keep-env", 'E', OPTION_FLAG, &(s).keep_env },                        \
-    { "cwd", 0, OPTION_STRING, &(s).cwd },                                  \
-    { "user", 0, OPTION_STRING, &(s).user },                                \
-    { "tty", 't', OPTION_FLAG, &(s).tty },                                  \
-    { "no-tty", 'T', OPTION_FLAG, &(s).no_tty },                            \
-    { "no-stdin", 'n', OPTION_FLAG, &(s).no_stdin }
+#define SESSION_OPTIONS(s)                               \
+    { "env", 'e', OPTION_LIST, (s).env },                \
+        { "keep-env", 'E', OPTION_FLAG, &(s).keep_env }, \
+        { "cwd", 0, OPTION_STRING, &(s).cwd },           \
+        { "user", 0, OPTION_STRING, &(s).user },         \
+        { "tty", 't', OPTION_FLAG, &(s).tty },           \
+        { "no-tty", 'T', OPTION_FLAG, &(s).no_tty },     \
+    {                                                    \
+        "no-stdin", 'n', OPTION_FLAG, &(s).no_stdin      \
+    }
 
 /* Checks them; @ret's strings live as long as @s and ret->env is new. */
 bool session_options_make(const struct session_args *s,

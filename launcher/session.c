@@ -9,7 +9,6 @@
 #include "util.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glib-unix.h>
 #include <poll.h>
 #include <signal.h>
@@ -58,6 +57,7 @@ struct session {
     GError *error;
     struct sink sinks[3]; /* by stream; 0 is unused */
     guint stdin_source;
+    bool stdin_ended;
     uint32_t stdin_room;
     unsigned interrupts;
     gint64 first_interrupt_us;
@@ -113,8 +113,7 @@ static void sink_taken(struct sink *k, gsize n)
     k->ungranted += (uint32_t)n;
     if (k->ungranted >= GRANT_BYTES ||
         (k->ungranted > 0 && k->pending->len == k->done)) {
-        client_send_u32(k->session->client, CTL_GRANT, k->stream,
-                        k->ungranted);
+        client_send_u32(k->session->client, CTL_GRANT, k->stream, k->ungranted);
         k->ungranted = 0;
     }
 }
@@ -152,8 +151,8 @@ static void sink_break(struct sink *k, int err)
 static bool sink_push(struct sink *k)
 {
     while (k->done < k->pending->len && !k->broken) {
-        ssize_t n = write_now(k, k->pending->data + k->done,
-                              k->pending->len - k->done);
+        ssize_t n =
+            write_now(k, k->pending->data + k->done, k->pending->len - k->done);
 
         if (n >= 0) {
             k->done += (gsize)n;
@@ -189,8 +188,8 @@ static void sink_write(struct sink *k, const uint8_t *data, gsize len)
     }
     g_byte_array_append(k->pending, data, (guint)len);
     if (!k->source && !sink_push(k)) {
-        k->source = g_unix_fd_add(k->fd, G_IO_OUT | G_IO_ERR,
-                                  on_sink_writable, k);
+        k->source =
+            g_unix_fd_add(k->fd, G_IO_OUT | G_IO_ERR, on_sink_writable, k);
     }
 }
 
@@ -200,12 +199,12 @@ static gboolean on_stdin(int fd, GIOCondition cond, gpointer opaque);
 
 static void update_stdin(struct session *s, bool wanted)
 {
-    bool want = wanted && s->started && !s->exited && s->stdin_room > 0;
+    bool want = wanted && s->started && !s->exited && !s->stdin_ended &&
+                s->stdin_room > 0;
 
     if (want && !s->stdin_source) {
-        s->stdin_source = g_unix_fd_add(STDIN_FILENO,
-                                        G_IO_IN | G_IO_HUP | G_IO_ERR,
-                                        on_stdin, s);
+        s->stdin_source = g_unix_fd_add(
+            STDIN_FILENO, G_IO_IN | G_IO_HUP | G_IO_ERR, on_stdin, s);
     } else if (!want && s->stdin_source) {
         g_source_remove(s->stdin_source);
         s->stdin_source = 0;
@@ -218,7 +217,7 @@ static void stdin_ended(struct session *s)
         g_source_remove(s->stdin_source);
         s->stdin_source = 0;
     }
-    s->stdin_room = 0;
+    s->stdin_ended = true;
     if (!s->console) {
         client_send(s->client, CTL_DATA, 0, NULL, 0);
     }
@@ -335,8 +334,8 @@ static void on_exit_frame(struct session *s, const uint8_t *payload, gsize len)
     } else {
         s->exit_kind = frame_u32(payload);
         s->exit_value = frame_u32(payload + 4);
-        s->exit_text = printable_line((const char *)payload + 8,
-                                      (gssize)len - 8);
+        s->exit_text =
+            printable_line((const char *)payload + 8, (gssize)len - 8);
     }
     s->exited = true;
     update_stdin(s, false);
@@ -367,8 +366,8 @@ static void on_frame(struct client *cl, unsigned type, unsigned stream,
         }
         break;
     case CTL_GRANT:
-        if (len == 4 && s->stdin_room + frame_u32(payload) <=
-                            AGENT_WINDOW_BYTES) {
+        if (len == 4 &&
+            s->stdin_room + frame_u32(payload) <= AGENT_WINDOW_BYTES) {
             s->stdin_room += frame_u32(payload);
             update_stdin(s, true);
         }
@@ -404,8 +403,7 @@ static const struct client_ops session_client_ops = {
     .closed = on_closed,
 };
 
-static bool session_open(struct session *s, const char *machine,
-                         GError **error)
+static bool session_open(struct session *s, const char *machine, GError **error)
 {
     int fd = client_connect(machine, error);
 
@@ -463,8 +461,7 @@ static char *guest_cwd(const char *share)
     return g_strdup(GUEST_SHARE);
 }
 
-static void add_string(GByteArray *a, const char *fmt, ...)
-    G_GNUC_PRINTF(2, 3);
+static void add_string(GByteArray *a, const char *fmt, ...) G_GNUC_PRINTF(2, 3);
 
 static void add_string(GByteArray *a, const char *fmt, ...)
 {
@@ -530,35 +527,34 @@ static int report_exit(const struct session *s)
         return EXIT_SIGNAL_BASE + sig;
     default:
         complain("cannot start %s on node %s: %s", s->program, s->node_name,
-                 *s->exit_text ? s->exit_text
-                               : g_strerror((int)s->exit_value));
+                 *s->exit_text ? s->exit_text : g_strerror((int)s->exit_value));
         return s->exit_value == ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_RUN;
     }
 }
 
 int session_run(const char *machine, unsigned index, const char *node_name,
-                const char *share, char **argv,
-                const struct session_options *o, GError **error)
+                const char *share, char **argv, const struct session_options *o,
+                GError **error)
 {
     struct session s = { .node_name = node_name, .program = argv[0] };
     g_autoptr(GByteArray) request = NULL;
     int code;
 
-    s.tty = o->tty == TTY_YES ||
-            (o->tty == TTY_AUTO && isatty(STDIN_FILENO) &&
-             isatty(STDOUT_FILENO) && !o->no_stdin);
+    s.tty = o->tty == TTY_YES || (o->tty == TTY_AUTO && isatty(STDIN_FILENO) &&
+                                  isatty(STDOUT_FILENO) && !o->no_stdin);
     request = exec_request(&s, index, share, argv, o);
     if (request->len > AGENT_MAX_PAYLOAD) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
                     "arguments and environment have %u bytes together, at "
-                    "most %u fit", request->len, AGENT_MAX_PAYLOAD);
+                    "most %u fit",
+                    request->len, AGENT_MAX_PAYLOAD);
         return -1;
     }
     if (!session_open(&s, machine, error)) {
         return -1;
     }
     client_send(s.client, CTL_EXEC, 0, request->data, request->len);
-    if (o->no_stdin || fcntl(STDIN_FILENO, F_GETFD) < 0) {
+    if (o->no_stdin) {
         stdin_ended(&s);
     }
     g_main_loop_run(s.loop);
@@ -577,8 +573,8 @@ int session_run(const char *machine, unsigned index, const char *node_name,
 
 /* ---- consoles ---- */
 
-int session_console(const char *machine, unsigned index,
-                    const char *node_name, bool log_only, GError **error)
+int session_console(const char *machine, unsigned index, const char *node_name,
+                    bool log_only, GError **error)
 {
     struct session s = { .node_name = node_name, .console = true };
     uint8_t wire[8];

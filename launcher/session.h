@@ -13,7 +13,7 @@ enum session_tty { TTY_AUTO, TTY_NO, TTY_YES };
 
 struct session_options {
     char **env; /* "NAME=VALUE"; NULL-terminated, or NULL */
-    char *cwd;  /* in the guest; NULL: from the host's working directory */
+    char *cwd; /* in the guest; NULL: from the host's working directory */
     char *user; /* "UID" or "UID:GID"; NULL: root */
     enum session_tty tty;
     bool no_stdin;
@@ -30,7 +30,7 @@ int session_run(const char *machine, unsigned index, const char *node_name,
                 const struct session_options *options, GError **error);
 
 /* A console: raw, ^] leaves. Return: an exit code. */
-int session_console(const char *machine, unsigned index,
-                    const char *node_name, bool log_only, GError **error);
+int session_console(const char *machine, unsigned index, const char *node_name,
+                    bool log_only, GError **error);
 
 #endif

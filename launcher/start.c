@@ -24,7 +24,8 @@ struct machine_config *start_prepare(const char *conf,
     if (o->name && !config_name_is_valid(o->name)) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_CONFIG,
                     "--name: found '%s'; allowed: 1 to %d letters, digits, "
-                    "'_' and '-'", o->name, CONFIG_MAX_NAME);
+                    "'_' and '-'",
+                    o->name, CONFIG_MAX_NAME);
         return NULL;
     }
     if (o->name) {

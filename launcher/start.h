@@ -12,11 +12,13 @@ struct start_options {
 };
 
 /* The rows of an option table for it. */
-#define START_OPTIONS(s)                                                    \
-    { "share", 0, OPTION_STRING, &(s).share },                              \
-    { "name", 0, OPTION_STRING, &(s).name },                                \
-    { "logs", 0, OPTION_STRING, &(s).logs },                                \
-    { "quiet", 'q', OPTION_FLAG, &(s).quiet }
+#define START_OPTIONS(s)                         \
+    { "share", 0, OPTION_STRING, &(s).share },   \
+        { "name", 0, OPTION_STRING, &(s).name }, \
+        { "logs", 0, OPTION_STRING, &(s).logs }, \
+    {                                            \
+        "quiet", 'q', OPTION_FLAG, &(s).quiet    \
+    }
 
 /*
  * Reads and checks the configuration @conf. Blocks signals first of all.

@@ -68,8 +68,7 @@ static bool link_logs(const struct rundir *rd, const char *dir,
 
         if ((unlink(real) < 0 && errno != ENOENT) || symlink(real, link) < 0) {
             g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
-                        "cannot use %s for a log: %s", real,
-                        g_strerror(errno));
+                        "cannot use %s for a log: %s", real, g_strerror(errno));
             return false;
         }
     }
@@ -138,9 +137,8 @@ static G_NORETURN void supervisor_main(const struct supervisor_options *o,
     if (m.rd) {
         m.guard = guard_start(m.rd, guard_lifeline, &error);
     }
-    if (m.guard &&
-        (!o->logs_dir ||
-         link_logs(m.rd, o->logs_dir, o->config->nodes->len, &error))) {
+    if (m.guard && (!o->logs_dir || link_logs(m.rd, o->logs_dir,
+                                              o->config->nodes->len, &error))) {
         redirect_output(m.rd);
         if (control_listen(control, &error) && machine_start(&m, &error) &&
             write_machine_json(&m, &error)) {
@@ -157,8 +155,7 @@ static G_NORETURN void supervisor_main(const struct supervisor_options *o,
     } else if (m.rd) {
         rundir_remove(m.rd->path);
     }
-    while (waitpid(-1, NULL, WNOHANG) > 0) {
-    }
+    while (waitpid(-1, NULL, WNOHANG) > 0) {}
     control_finish(control, why);
     _exit(why ? EXIT_FAILED : EXIT_OK);
 }
@@ -170,8 +167,8 @@ bool supervisor_fork(const struct supervisor_options *options, int *ret_fd,
     pid_t pid;
 
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
-                    "socketpair: %s", g_strerror(errno));
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, "socketpair: %s",
+                    g_strerror(errno));
         return false;
     }
     pid = fork();

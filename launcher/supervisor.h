@@ -15,8 +15,8 @@
 struct supervisor_options {
     const struct machine_config *config;
     const struct accel_choice *accels;
-    bool ephemeral;       /* ends with the command that started it (run) */
-    bool echo_floor;      /* see machine.h */
+    bool ephemeral; /* ends with the command that started it (run) */
+    bool echo_floor; /* see machine.h */
     const char *logs_dir; /* where log files stay; NULL: with the rest */
 };
 

@@ -42,8 +42,8 @@ void table_print(struct table *t, const char *indent)
 
         for (unsigned c = 0; c < t->columns; c++) {
             g_string_append_printf(
-                line, *t->heads[c] == '>' ? "%s%*s" : "%s%-*s",
-                c ? "  " : "", (int)width[c], (char *)t->cells->pdata[i + c]);
+                line, *t->heads[c] == '>' ? "%s%*s" : "%s%-*s", c ? "  " : "",
+                (int)width[c], (char *)t->cells->pdata[i + c]);
         }
         printf("%s\n", g_strchomp(line->str));
     }

@@ -20,13 +20,13 @@ char *target_machine(const char *arg, GError **error)
         }
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_TARGET,
                     n ? "several machines run, name one: %s"
-                      : "no machine is running%s", all);
+                      : "no machine is running%s",
+                    all);
         return NULL;
     }
     if (strchr(arg, '/') || g_str_has_suffix(arg, ".conf")) {
         g_autofree char *path = config_find(arg, error);
-        g_autoptr(MachineConfig) config =
-            path ? config_load(path, error) : NULL;
+        g_autoptr(MachineConfig) config = path ? config_load(path, error) : NULL;
 
         return config ? g_strdup(config->name) : NULL;
     }
@@ -65,8 +65,7 @@ bool target_find_node(JsonObject *status, const char *arg, unsigned *ret_index,
     return false;
 }
 
-static void append_node_names(GString *s, JsonObject *status,
-                              const char *prefix)
+static void append_node_names(GString *s, JsonObject *status, const char *prefix)
 {
     JsonArray *nodes = nodes_of(status);
 
@@ -134,8 +133,8 @@ bool target_node(const char *arg, struct target_node *ret, GError **error)
         if (!target_find_node(status, node, &index, &name)) {
             continue;
         }
-        g_string_append_printf(matches, "%s%s/%s", matches->len ? ", " : "",
-                               *m, name);
+        g_string_append_printf(matches, "%s%s/%s", matches->len ? ", " : "", *m,
+                               name);
         if (found++ == 0) {
             ret->machine = g_strdup(*m);
             ret->name = g_strdup(name);

@@ -10,7 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-G_DEFINE_QUARK(chimera-error-quark, chimera_error)
+G_DEFINE_QUARK(chimera - error - quark, chimera_error)
 
 void complain(const char *fmt, ...)
 {
@@ -53,8 +53,7 @@ bool parse_uint(const char *text, uint64_t min, uint64_t max, uint64_t *ret)
         return false;
     }
     for (; *text; text++) {
-        if (!g_ascii_isdigit(*text) ||
-            !g_uint64_checked_mul(&v, v, 10) ||
+        if (!g_ascii_isdigit(*text) || !g_uint64_checked_mul(&v, v, 10) ||
             !g_uint64_checked_add(&v, v, (uint64_t)(*text - '0'))) {
             return false;
         }
@@ -100,9 +99,8 @@ char *format_size(uint64_t bytes)
     if (unit < 0) {
         return g_strdup_printf("%" PRIu64, bytes);
     }
-    return v == (double)(uint64_t)v
-               ? g_strdup_printf("%.0f%c", v, units[unit])
-               : g_strdup_printf("%.1f%c", v, units[unit]);
+    return v == (double)(uint64_t)v ? g_strdup_printf("%.0f%c", v, units[unit])
+                                    : g_strdup_printf("%.1f%c", v, units[unit]);
 }
 
 static int compare_unsigned(gconstpointer a, gconstpointer b)
@@ -190,10 +188,9 @@ static unsigned edit_distance(const char *a, const char *b)
         for (size_t j = 1; j <= lb; j++) {
             unsigned cost = a[i - 1] != b[j - 1];
 
-            d[i][j] = MIN(MIN(d[i - 1][j], d[i][j - 1]) + 1,
-                          d[i - 1][j - 1] + cost);
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] &&
-                a[i - 2] == b[j - 1]) {
+            d[i][j] =
+                MIN(MIN(d[i - 1][j], d[i][j - 1]) + 1, d[i - 1][j - 1] + cost);
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
                 d[i][j] = MIN(d[i][j], d[i - 2][j - 2] + 1);
             }
         }
@@ -230,11 +227,9 @@ static void append_printable(GString *out, const char *p, size_t len)
         if (c == 0x1b) { /* CSI ... letter, OSC ... BEL, else two bytes */
             p++;
             if (p < end && *p == '[') {
-                for (p++; p < end && !(*p >= '@' && *p <= '~'); p++) {
-                }
+                for (p++; p < end && !(*p >= '@' && *p <= '~'); p++) {}
             } else if (p < end && *p == ']') {
-                for (p++; p < end && *p != '\a' && *p != 0x1b; p++) {
-                }
+                for (p++; p < end && *p != '\a' && *p != 0x1b; p++) {}
             }
             p += p < end;
         } else if (c == '\t' || (c >= 0x20 && c != 0x7f)) {
@@ -285,8 +280,7 @@ char *tail_of_file(const char *path, unsigned max_lines, const char *indent)
     }
     for (unsigned i = lines->len > max_lines ? lines->len - max_lines : 0;
          i < lines->len; i++) {
-        g_string_append_printf(out, "%s%s\n", indent,
-                               (char *)lines->pdata[i]);
+        g_string_append_printf(out, "%s%s\n", indent, (char *)lines->pdata[i]);
     }
     return g_string_free(g_steal_pointer(&out), FALSE);
 }

@@ -16,9 +16,9 @@ enum {
     EXIT_OK = 0,
     EXIT_FAILED = 1,
     EXIT_USAGE = 2,
-    EXIT_LAUNCHER = 125,    /* run, exec: chimera itself failed */
-    EXIT_CANNOT_RUN = 126,  /* run, exec: PROG exists but cannot be started */
-    EXIT_NOT_FOUND = 127,   /* run, exec: no PROG */
+    EXIT_LAUNCHER = 125, /* run, exec: chimera itself failed */
+    EXIT_CANNOT_RUN = 126, /* run, exec: PROG exists but cannot be started */
+    EXIT_NOT_FOUND = 127, /* run, exec: no PROG */
     EXIT_SIGNAL_BASE = 128, /* + signal number */
 };
 
@@ -27,9 +27,9 @@ GQuark chimera_error_quark(void);
 
 enum chimera_error {
     CHIMERA_ERROR_CONFIG, /* a configuration file is wrong */
-    CHIMERA_ERROR_HOST,   /* the host lacks something */
-    CHIMERA_ERROR_STATE,  /* the machine is not in a state for this */
-    CHIMERA_ERROR_PROTO,  /* a peer sent something malformed */
+    CHIMERA_ERROR_HOST, /* the host lacks something */
+    CHIMERA_ERROR_STATE, /* the machine is not in a state for this */
+    CHIMERA_ERROR_PROTO, /* a peer sent something malformed */
     CHIMERA_ERROR_TARGET, /* no such machine or node */
 };
 

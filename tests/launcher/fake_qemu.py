@@ -186,7 +186,9 @@ class Session:
         try:
             data = os.read(fd, min(CHUNK, self.room[stream]))
         except BlockingIOError:
-            return
+            if self.child.poll() is None:
+                return
+            data = b''  # its background children are not waited for
         except OSError:
             data = b''
         self.fake.agent.send(frame(DATA, self.id, stream, data))
@@ -225,6 +227,10 @@ class Session:
     def poll(self):
         self.pump()
         status = self.child.poll()
+        if status is not None:
+            for stream in list(self.fds):
+                while stream in self.fds and self.room[stream] > 0:
+                    self.readable(stream)
         if status is None or self.fds:
             return
         kind, value = (0, status) if status >= 0 else (1, -status)
