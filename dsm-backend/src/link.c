@@ -52,8 +52,6 @@
 #define LINK_IOV_MAX 16
 /* Handshakes under way at a time, beyond one for each node. */
 #define LINK_SPARE_HANDSHAKES 16u
-/* When leaving: how much unread input is thrown away before close(). */
-#define LINK_DRAIN_ROUNDS 16
 
 _Static_assert(LINK_RX_BYTES >= 2 * DSM__WIRE_FRAME_MAX_BYTES,
                "a whole frame must always fit behind a cut one");
@@ -388,21 +386,6 @@ static void link_put_notice(struct dsm__link *link, enum dsm__frame_type type)
     link_put_frame(link, &f);
 }
 
-/*
- * Over TCP, closing a socket with unread input resets the connection, and
- * the peer may lose what it has not read yet: the reason.
- */
-static void link_drain(struct dsm__link *link)
-{
-    shutdown(link->fd, SHUT_WR);
-    for (int i = 0; i < LINK_DRAIN_ROUNDS; i++) {
-        if (link->transport->recv(link->fd, link->rx_buf, LINK_RX_BYTES,
-                                  NULL) <= 0) {
-            break;
-        }
-    }
-}
-
 static void link_free(struct dsm__link *link)
 {
     if (link->link_to_this) {
@@ -450,7 +433,6 @@ static void link_finish(struct dsm__link *link)
         }
         link_put_notice(link, phase == DSM__PHASE_UP ? DSM__FRAME_ERROR
                                                      : DSM__FRAME_REJECT);
-        link_drain(link);
     }
     if (phase == DSM__PHASE_UP) {
         snprintf(reason, sizeof(reason), "%s", link->end_reason);
@@ -1309,7 +1291,6 @@ void dsm__link_leave(struct dsm__link *link)
             f = link_frame(link, DSM__FRAME_BYE);
             link_put_frame(link, &f);
         }
-        link_drain(link);
     }
     link_free(link);
 }

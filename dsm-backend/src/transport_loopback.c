@@ -209,11 +209,8 @@ static size_t hub_give(struct hub_connection *c, int from, const uint8_t *buf,
     for (int i = 0; i < fds->nr; i++) {
         close(fds->fd[i]);
     }
-    if (n < 0 && errno != EAGAIN) {
-        return bytes; /* nobody there: it is lost */
-    }
     if (n < 0) {
-        n = 0;
+        n = errno == EAGAIN ? 0 : bytes; /* nobody there: it is lost */
     }
     hub_follow(c, from, buf, n);
     if ((size_t)n < bytes) {

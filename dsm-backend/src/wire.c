@@ -69,6 +69,9 @@ struct wire_notice {
 };
 _Static_assert(sizeof(struct wire_notice) == 8, "");
 
+_Static_assert(offsetof(struct dsm__frame, bits) ==
+               offsetof(struct dsm__frame, token), "coded as one");
+
 static const struct {
     const char *name;
     uint32_t min_bytes;
@@ -180,8 +183,6 @@ size_t dsm__wire_encode(uint8_t *out, const struct dsm__frame *frame)
     case DSM__FRAME_DOORBELL:
     case DSM__FRAME_PING:
     case DSM__FRAME_PONG:
-        _Static_assert(offsetof(struct dsm__frame, bits) ==
-                       offsetof(struct dsm__frame, token), "");
         le64 = htole64(frame->token);
         body_bytes = sizeof(le64);
         memcpy(body, &le64, sizeof(le64));

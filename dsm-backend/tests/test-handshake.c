@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Who becomes a peer, who does not, and what both sides are told. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -236,6 +238,33 @@ static void test_other_version(void **state)
     raw_close(&r);
     close(listener);
     unlink(c->address[0] + strlen("unix:"));
+    cluster_free(c);
+}
+
+/* The reason is there although the node closed without reading all. */
+static void test_reason_survives_tcp(void **state)
+{
+    struct cluster *c = cluster_new(2, WIRE_TCP);
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+        .sin_port = htons(atoi(strrchr(c->address[0], ':') + 1)),
+    };
+    struct dsm__frame f = hello_of(c, 1, 0, DSM__FRAME_HELLO);
+    static const uint8_t more[200000];
+    uint8_t hello[DSM__WIRE_SMALL_MAX_BYTES];
+    struct raw r = { .passed_fd = -1 };
+
+    cluster_start_node(c, 0);
+    r.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(r.fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
+    bend_uuid(&f.hello);
+    raw_put_bytes(&r, hello, dsm__wire_encode(hello, &f));
+    raw_put_bytes(&r, more, sizeof(more));
+    raw_expect(&r, c, DSM__FRAME_REJECT, &f);
+    assert_int_equal(f.notice.code, DSM__NOTICE_MACHINE);
+    assert_contains(c->nodes[0].rejected, "connection from 127.0.0.1 port ");
+    raw_close(&r);
     cluster_free(c);
 }
 
@@ -1206,6 +1235,7 @@ int main(void)
         cmocka_unit_test(test_refused_hello_ack),
         cmocka_unit_test(test_nodes_disagree),
         cmocka_unit_test(test_other_version),
+        cmocka_unit_test(test_reason_survives_tcp),
         cmocka_unit_test(test_newer_peer_accepted),
         cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_cut_everywhere),

@@ -417,6 +417,53 @@ static void test_ack_before_bulk(void **state)
     cluster_free(c);
 }
 
+/*
+ * Both at once: there is room again, and a REQUEST has come that is answered
+ * with BULK. The ACK that waited comes first all the same.
+ */
+static bool answer_with_bulk(struct tnode *t, uint16_t from,
+                             enum dsm_class cls, const void *data,
+                             uint32_t bytes)
+{
+    uint8_t answer[2048] = { 0 };
+
+    tnode_send(t, from, DSM_CLASS_BULK, answer, sizeof(answer));
+    return true;
+}
+
+static void test_ack_before_answers(void **state)
+{
+    struct cluster *c = cluster_new(2, WIRE_UNIX);
+    struct order order = { .nr = 0 };
+    struct tnode *a = &c->nodes[0];
+    uint8_t data[2048] = { 0 };
+    int in_socket = 0, at_ack = 0, left = 0;
+
+    c->config.credits[DSM_CLASS_BULK] = 1000;
+    c->options.sndbuf_bytes = 20000;
+    cluster_start(c);
+    a->opaque = &left;
+    a->on_message = answer_with_bulk;
+    a->on_writable = send_on_writable;
+    c->nodes[1].on_message = record_order;
+    c->nodes[1].opaque = &order;
+    while (tnode_send(a, 1, DSM_CLASS_BULK, data, sizeof(data)) == 0) {
+        in_socket++;
+    }
+    assert_int_equal(tnode_send(a, 1, DSM_CLASS_ACK, data, 8), -EAGAIN);
+    assert_int_equal(
+        tnode_send(&c->nodes[1], 0, DSM_CLASS_REQUEST, data, 8), 0);
+    while (dsm_node_dispatch(c->nodes[1].node) > 0) {
+    }
+    cluster_settle(c);
+    while (order.at[at_ack] != DSM_CLASS_ACK) {
+        at_ack++;
+    }
+    assert_int_equal(at_ack, in_socket);
+    assert_int_equal(order.nr, in_socket + 2);
+    cluster_free(c);
+}
+
 /* Credits are returned by the messages that flow back, not by frames. */
 static bool echo(struct tnode *t, uint16_t from, enum dsm_class cls,
                  const void *data, uint32_t bytes)
@@ -971,6 +1018,7 @@ int main(void)
         cmocka_unit_test(test_back_pressure),
         cmocka_unit_test(test_partial_resume),
         cmocka_unit_test(test_ack_before_bulk),
+        cmocka_unit_test(test_ack_before_answers),
         cmocka_unit_test(test_piggyback),
         cmocka_unit_test(test_doorbells),
         cmocka_unit_test(test_doorbell_on_full_socket),

@@ -9,8 +9,8 @@
  *
  * Context: unless a function says otherwise, calls on one node are serialised
  * by the caller (QEMU: they are made under the big QEMU lock). Callbacks run
- * inside dsm_node_dispatch() and may call back into libdsm, except for
- * dsm_node_destroy() and dsm_node_dispatch().
+ * inside dsm_node_dispatch() and nowhere else, and may call back into libdsm,
+ * except for dsm_node_destroy() and dsm_node_dispatch(). No call blocks.
  *
  * Errors: 0 or a negative errno; a ret_ pointer is untouched on failure. The
  * library never logs, never exits, never raises SIGPIPE and has no global
@@ -74,7 +74,12 @@ struct dsm_node_desc {
     uint16_t elf_machine; /* ISA, as in ELF's e_machine: 62, 183, ... */
     uint32_t cpus;
     uint64_t ram_bytes;  /* size of its region; a multiple of the page size */
-    const char *address; /* "unix:PATH" or "tcp:HOST:PORT"; listens there */
+    /*
+     * Where it listens: "unix:PATH" (at most 107 bytes of path), or
+     * "tcp:HOST:PORT" with a numeric HOST (IPv6 in brackets). TCP cannot pass
+     * memory, so it is -EINVAL with DSM_COHERENCE_SHARED.
+     */
+    const char *address;
 };
 
 struct dsm_config {
@@ -90,30 +95,49 @@ struct dsm_config {
     uint32_t connect_retry_ms;        /* between two attempts: 20 */
     uint32_t handshake_timeout_ms;    /* of one connection: 5000 */
     uint32_t heartbeat_ms;            /* silence before a PING: 2000 */
-    uint32_t peer_timeout_ms;         /* silence before DOWN: 30000 */
+    uint32_t peer_timeout_ms; /* silence before DOWN, at least two
+                                 heartbeats: 30000 */
 };
 
+/* All but rejected() are required. */
 struct dsm_ops {
     /**
      * message() - one message has arrived.
+     * @data: until return only, and not aligned to anything.
      * Return: true when it was taken; false to have it kept: nothing more of
-     * this (from, cls) is delivered until dsm_resume().
+     * this (from, cls) is delivered until dsm_resume(), then this message is
+     * the first again. What is kept when the peer goes DOWN is dropped.
      */
     bool (*message)(void *opaque, uint16_t from, enum dsm_class cls,
                     const void *data, uint32_t len_bytes);
-    /** writable() - a dsm_send() that got -EAGAIN is worth another try. */
+    /**
+     * writable() - a dsm_send() that got -EAGAIN is worth another try. Once
+     * for any number of them; not when the peer went DOWN instead.
+     */
     void (*writable)(void *opaque, uint16_t to, enum dsm_class cls);
-    /** doorbell() - @bits (never 0) were rung by @from since the last call. */
+    /**
+     * doorbell() - @bits (never 0) were rung by @from since the last call.
+     * Comes no earlier than the messages that were sent before it, unless
+     * they are kept.
+     */
     void (*doorbell)(void *opaque, uint16_t from, uint64_t bits);
     /**
      * peer_state() - @peer became UP or DOWN.
-     * @reason: for people, one line without newline; "" for UP.
+     * @reason: for people, one line of ASCII; "" for UP, "left" when the
+     *          peer said goodbye.
+     *
+     * UP comes before and DOWN after all else from that peer; messages may
+     * follow UP in the same dispatch, so what they need is set up in here.
+     * ABSENT becomes DOWN when the process at the peer's address is there but
+     * can never be that node (another machine, configuration or version).
      */
     void (*peer_state)(void *opaque, uint16_t peer, enum dsm_peer_state state,
                        const char *reason);
     /**
-     * rejected() - somebody was refused at the door or sent garbage before
-     * its handshake was done; no peer changed state. May be NULL.
+     * rejected() - a connection came to nothing and no peer changed state:
+     * somebody was refused at the door, sent garbage before its handshake was
+     * done, or an attempt of this node failed other than because nobody
+     * listens there yet; it will be repeated. May be NULL.
      */
     void (*rejected)(void *opaque, const char *reason);
 };
@@ -122,7 +146,7 @@ struct dsm_ops {
  * dsm_node_create() - make this process a node; allocates its region.
  * @opaque: handed to every callback.
  *
- * No peer is contacted yet.
+ * No peer is contacted yet. @config and @ops are copied.
  * Return: 0; -EINVAL the configuration contradicts itself; -EOPNOTSUPP the
  * coherence mode is not built in; -ENOMEM, -EMFILE, ... from the system.
  * Source: docs/libdsm.md.
@@ -136,13 +160,16 @@ int dsm_node_create(const struct dsm_config *config, const struct dsm_ops *ops,
  * Connections to nodes of a lower index are made from here and retried until
  * they stand or the node is destroyed; nodes of a higher index connect to us.
  * Return: 0; -EADDRINUSE a live process listens there (a stale unix socket
- * is replaced); other errors of socket(2), bind(2).
+ * is replaced); -ENOTSOCK something else has that path; -EALREADY it was
+ * called before; other errors of socket(2), bind(2), and of open(2) for the
+ * directory of the path, which is locked meanwhile (flock).
  */
 int dsm_node_start(struct dsm_node *node);
 
 /**
- * dsm_node_destroy() - leave the machine: says goodbye, closes all links,
- * releases all regions that are not mapped. NULL is allowed.
+ * dsm_node_destroy() - leave the machine: says goodbye, closes all links and
+ * all descriptors; what is mapped of the regions stays so. NULL is allowed.
+ * No callback runs.
  */
 void dsm_node_destroy(struct dsm_node *node);
 
@@ -151,7 +178,8 @@ int dsm_node_fd(const struct dsm_node *node);
 
 /**
  * dsm_node_dispatch() - handle whatever is ready, without blocking.
- * Return: number of events handled, 0 when there was nothing.
+ * Return: number of events handled, 0 when there was nothing; -EBUSY from
+ * inside a callback.
  */
 int dsm_node_dispatch(struct dsm_node *node);
 
@@ -170,6 +198,7 @@ int dsm_region_fd(const struct dsm_node *node, uint16_t owner);
 /**
  * dsm_peer_state() - state of @peer; DSM_PEER_UP for the node itself,
  * DSM_PEER_ABSENT for an index that does not exist.
+ * Context: any thread.
  */
 enum dsm_peer_state dsm_peer_state(const struct dsm_node *node, uint16_t peer);
 
@@ -189,17 +218,24 @@ int dsm_peer_fence(struct dsm_node *node, uint16_t peer);
 int dsm_send(struct dsm_node *node, uint16_t to, enum dsm_class cls,
              const struct iovec *iov, int iovcnt);
 
-/** dsm_resume() - deliver again what message() left; from any callback. */
+/**
+ * dsm_resume() - deliver again what message() left, in a dispatch that this
+ * call brings about. Without effect when nothing was left.
+ */
 void dsm_resume(struct dsm_node *node, uint16_t from, enum dsm_class cls);
 
 /**
  * dsm_doorbell() - ring @bits at @to. Doorbells not delivered yet coalesce
- * by OR; they need no credit and never fail for want of room.
+ * by OR; they need no credit and never fail for want of room. Each bit is
+ * delivered at least once after it was rung, unless a side dies.
  * Return: 0; -EHOSTDOWN; -EINVAL unknown peer, the node itself, or bits 0.
  */
 int dsm_doorbell(struct dsm_node *node, uint16_t to, uint64_t bits);
 
-/** Counters of one link; all monotonic. Times in nanoseconds. */
+/**
+ * Counters of one link since it is UP; all monotonic. They stay readable when
+ * it is DOWN. Each is exact; taken together they are not one instant's.
+ */
 struct dsm_link_stats {
     uint64_t messages_sent[DSM_NR_CLASSES];
     uint64_t messages_received[DSM_NR_CLASSES];
@@ -207,7 +243,7 @@ struct dsm_link_stats {
     uint64_t bytes_received;
     uint64_t sends_refused[DSM_NR_CLASSES]; /* -EAGAIN */
     uint64_t deliveries_refused[DSM_NR_CLASSES]; /* message() said false */
-    uint64_t doorbells_sent;     /* calls of dsm_doorbell() */
+    uint64_t doorbells_sent;       /* calls of dsm_doorbell() */
     uint64_t doorbell_frames_sent; /* after coalescing */
     uint64_t doorbell_frames_received;
     uint64_t protocol_errors;
