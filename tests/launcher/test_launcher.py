@@ -25,7 +25,8 @@ import termios
 import time
 import unittest
 
-import harness
+sys.dont_write_bytecode = True  # the source tree stays clean
+import harness  # noqa: E402
 from harness import LauncherTest, processes_with, wait_until
 
 HERE = os.path.dirname(os.path.abspath(__file__))
