@@ -16,6 +16,7 @@
 #include <sys/prctl.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 /* INDEX:NR:SEGMENT, or INDEX:NR:/FD for local members */
@@ -57,6 +58,25 @@ void chimera_team_fail(const struct chimera_team *t)
     atomic_store_explicit(&page->failed, 1, memory_order_relaxed);
 }
 
+bool chimera_team_pause(const struct chimera_team *t, unsigned spins)
+{
+    /*
+     * A processor of a node may be one thread among many of a busy host, and
+     * spinning keeps those from running for which we wait.
+     */
+    const struct timespec nap = { .tv_nsec = 50000 };
+
+    if (chimera_team_failed(t)) {
+        return false;
+    }
+    if (spins < 4096) {
+        sched_yield();
+    } else {
+        nanosleep(&nap, NULL);
+    }
+    return true;
+}
+
 bool chimera_barrier_wait(const struct chimera_team *t,
                           struct chimera_barrier *b, unsigned parties)
 {
@@ -75,11 +95,8 @@ bool chimera_barrier_wait(const struct chimera_team *t,
     for (unsigned spins = 0;
          atomic_load_explicit(&b->round, memory_order_acquire) == round;
          spins++) {
-        if (spins % 256 == 255) {
-            if (chimera_team_failed(t)) {
-                return false;
-            }
-            sched_yield();
+        if (spins % 256 == 255 && !chimera_team_pause(t, spins)) {
+            return false;
         }
     }
     return true;

@@ -15,7 +15,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -138,12 +137,12 @@ static uint64_t run_case(enum op op, unsigned place, unsigned self,
             wrong += (old & mine) == 0;
             break;
         case LOCK:
-            while (atomic_exchange_explicit((_Atomic uint32_t *)p, 1,
-                                            memory_order_acquire)) {
-                if (chimera_team_failed(&team)) {
+            for (unsigned spins = 0; atomic_exchange_explicit(
+                     (_Atomic uint32_t *)p, 1, memory_order_acquire);
+                 spins++) {
+                if (spins % 256 == 255 && !chimera_team_pause(&team, spins)) {
                     return wrong;
                 }
-                sched_yield();
             }
             /* Two plain words that must never be seen apart. */
             volatile uint64_t *pair = shared->plain[w % NR_WORDS];

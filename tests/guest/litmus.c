@@ -19,7 +19,6 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -317,11 +316,8 @@ static struct chimera_team team;
 static bool wait_for(_Atomic uint32_t *p)
 {
     for (unsigned spins = 0; !atomic_load_explicit(p, acquire); spins++) {
-        if (spins % 256 == 255) {
-            if (chimera_team_failed(&team)) {
-                return false;
-            }
-            sched_yield();
+        if (spins % 256 == 255 && !chimera_team_pause(&team, spins)) {
+            return false;
         }
     }
     return true;
@@ -486,15 +482,15 @@ static void *role_main(void *arg)
         for (unsigned n = 0; n < BATCH; n++) {
             struct instance *i = &shared->instance[n];
 
-            /* All arrive, then all go at once. */
+            /*
+             * Both arrive, then both go at once. More than two would wait for
+             * the host to run them all: they meet by chance.
+             */
             atomic_fetch_add_explicit(&i->here, 1, memory_order_acq_rel);
-            for (unsigned spins = 0; load(i->here, acquire) < nr_roles;
-                 spins++) {
-                if (spins % 1024 == 1023) {
-                    if (chimera_team_failed(&team)) {
-                        return NULL;
-                    }
-                    sched_yield();
+            for (unsigned spins = 0;
+                 nr_roles == 2 && load(i->here, acquire) < nr_roles; spins++) {
+                if (spins % 256 == 255 && !chimera_team_pause(&team, spins)) {
+                    return NULL;
                 }
             }
             jitter(t);

@@ -87,6 +87,14 @@ void chimera_team_free(struct chimera_team *team);
 bool chimera_team_failed(const struct chimera_team *team);
 void chimera_team_fail(const struct chimera_team *team);
 
+/**
+ * chimera_team_pause() - for loops that spin on memory of the team: give way,
+ * after a while also to others on the host.
+ * @spins: how often the loop has gone round.
+ * Return: false if the team failed.
+ */
+bool chimera_team_pause(const struct chimera_team *team, unsigned spins);
+
 /** A meeting point in shared memory; zeroes are a new one. */
 struct chimera_barrier {
     _Atomic uint32_t arrived;
