@@ -35,9 +35,6 @@
 
 #include "internal.h"
 
-#define POOL_CONTROL	VIRTIO_FABRIC_NR_CLASSES
-#define NR_POOLS	(VIRTIO_FABRIC_NR_CLASSES + 1)
-
 /* Of a tx ring's size in descriptors; each buffer takes two. */
 #define TX_MIN_RING	32
 #define TX_MAX_BUFS	512
@@ -72,7 +69,7 @@ struct fabric {
 	struct work_struct broken_work;
 
 	spinlock_t tx_lock;	/* tx_vq, pools, inflight, bells */
-	struct fabric_pool pool[NR_POOLS];
+	struct fabric_pool pool[FABRIC_NR_POOLS];
 	struct fabric_tx *tx;
 
 	spinlock_t rx_lock;	/* rx_vq, spares */
@@ -123,14 +120,14 @@ static struct fabric_tx *fabric_take(struct fabric *fab,
 
 	lockdep_assert_held(&fab->tx_lock);
 	if (fab->broken ||
-	    (pool != POOL_CONTROL && !chimera_node_linked(node)))
+	    (pool != FABRIC_POOL_CONTROL && !chimera_node_linked(node)))
 		return ERR_PTR(-EHOSTDOWN);
 	fabric_reap(fab);
 	tx = list_first_entry_or_null(&fab->pool[pool].free, struct fabric_tx,
 				      link);
 	if (!tx)
 		return ERR_PTR(-EAGAIN);
-	if (pool != POOL_CONTROL) {
+	if (pool != FABRIC_POOL_CONTROL) {
 		if (node->tx_inflight[pool] >= fab->pool[pool].quota)
 			return ERR_PTR(-EAGAIN);
 	}
@@ -258,7 +255,7 @@ static void fabric_ring(struct fabric *fab, bool *kick)
 			node->bells = 0;
 			continue;
 		}
-		tx = fabric_take_or_arm(fab, node, POOL_CONTROL);
+		tx = fabric_take_or_arm(fab, node, FABRIC_POOL_CONTROL);
 		if (IS_ERR(tx))
 			return;
 		bits = cpu_to_le64(node->bells);
@@ -286,7 +283,7 @@ void fabric_doorbell(struct chimera_node *node, u64 bits)
 
 void fabric_wake_senders(void)
 {
-	for (int i = 0; i < NR_POOLS; i++)
+	for (int i = 0; i < FABRIC_NR_POOLS; i++)
 		wake_up_all(&chimera->fabric->pool[i].wait);
 }
 
@@ -346,7 +343,7 @@ int fabric_fence(struct chimera_node *node)
 	struct fabric *fab = chimera->fabric;
 	struct fabric_tx *tx;
 
-	tx = fabric_get(fab, node, POOL_CONTROL, 0, CHIMERA_CALL_TIMEOUT);
+	tx = fabric_get(fab, node, FABRIC_POOL_CONTROL, 0, CHIMERA_CALL_TIMEOUT);
 	if (IS_ERR(tx))
 		return PTR_ERR(tx);
 	memcpy(tx->buf + 1, &ctl, sizeof(ctl));
@@ -639,12 +636,12 @@ static void *fabric_buf_alloc(unsigned int i, void **block)
 static int fabric_tx_init(struct fabric *fab, unsigned int nr_peers)
 {
 	/* shares of the ring in sixteenths */
-	static const u8 share[NR_POOLS] = {
+	static const u8 share[FABRIC_NR_POOLS] = {
 		[VIRTIO_FABRIC_CLASS_REPLY]	= 5,
 		[VIRTIO_FABRIC_CLASS_ACK]	= 2,
 		[VIRTIO_FABRIC_CLASS_REQUEST]	= 4,
 		[VIRTIO_FABRIC_CLASS_BULK]	= 4,
-		[POOL_CONTROL]			= 1,
+		[FABRIC_POOL_CONTROL]			= 1,
 	};
 	unsigned int total, nr, i, n = 0;
 	void *block = NULL;
@@ -658,7 +655,7 @@ static int fabric_tx_init(struct fabric *fab, unsigned int nr_peers)
 	fab->tx = kcalloc(total, sizeof(*fab->tx), GFP_KERNEL);
 	if (!fab->tx)
 		return -ENOMEM;
-	for (int pool = 0; pool < NR_POOLS; pool++) {
+	for (int pool = 0; pool < FABRIC_NR_POOLS; pool++) {
 		INIT_LIST_HEAD(&fab->pool[pool].free);
 		init_waitqueue_head(&fab->pool[pool].wait);
 		nr = total * share[pool] / 16;

@@ -45,6 +45,10 @@
 struct fabric;
 struct chimera_call;
 
+/* Send buffers: one pool for each class of messages, one for control. */
+#define FABRIC_POOL_CONTROL	VIRTIO_FABRIC_NR_CLASSES
+#define FABRIC_NR_POOLS		(VIRTIO_FABRIC_NR_CLASSES + 1)
+
 /* Time limits of what a node waits for. */
 #define CHIMERA_CALL_TIMEOUT	(10 * HZ)	/* an answer */
 #define CHIMERA_FAULT_TIMEOUT	(30 * HZ)	/* a page: home may reclaim */
@@ -109,7 +113,7 @@ struct chimera_node {
 	wait_queue_head_t slot_wait;
 
 	/* under fabric.tx_lock */
-	u16 tx_inflight[VIRTIO_FABRIC_NR_CLASSES];
+	u16 tx_inflight[FABRIC_NR_POOLS];
 	u64 bells;			/* rung, not yet sent */
 
 	atomic64_t sent;
