@@ -104,16 +104,16 @@ enum dsm__end {
 
 struct dsm__link {
     enum dsm__source source;
+    enum dsm__phase phase;
     struct dsm_node *node;
     struct dsm__link *next, **link_to_this; /* node->handshakes */
     const struct dsm__transport *transport;
     int fd;
-    bool outgoing;
     int peer; /* its index; -1 while unknown */
     char who[DSM__WHO_BYTES];
-    enum dsm__phase phase;
-    uint8_t version;   /* of the protocol, once agreed on */
-    int connect_error; /* what an asynchronous connect() ended with */
+    bool outgoing;
+    uint8_t version;      /* of the protocol, once agreed on */
+    int connect_error;    /* what an asynchronous connect() ended with */
     uint64_t deadline_ns; /* of the handshake; UP: next look at silence */
 
     /* Set by whoever finds out, acted on at the level of the event. */
@@ -124,32 +124,32 @@ struct dsm__link {
     /* Receiving. */
     uint8_t *rx_buf;
     size_t rx_start, rx_end;
-    uint32_t rx_seq;
     uint64_t last_rx_ns;
+    uint64_t rx_bits; /* rung, not yet handed to doorbell() */
+    uint32_t rx_seq;
+    int region_fd; /* checked, not yet the peer's */
     struct dsm__fds rx_fds;
     uint16_t rx_room[DSM_NR_CLASSES]; /* messages the peer may still send */
     uint16_t rx_owed[DSM_NR_CLASSES]; /* credits to return */
     uint16_t rx_doorbell_room;
     uint16_t rx_doorbell_owed;
-    uint64_t rx_bits; /* rung, not yet handed to doorbell() */
-    int region_fd; /* checked, not yet the peer's */
-    struct dsm__kept kept[DSM_NR_CLASSES]; /* nr > 0: the class waits */
     bool resume[DSM_NR_CLASSES];
+    struct dsm__kept kept[DSM_NR_CLASSES]; /* nr > 0: the class waits */
     void *kept_map;
     size_t kept_map_bytes;
 
     /* Sending. */
-    bool tx_blocked; /* the socket is full; EPOLLOUT is awaited */
-    bool tx_dead;    /* it takes nothing any more */
+    uint64_t tx_bits; /* rung, not yet sent */
+    uint64_t ping_token, pong_token;
     uint32_t tx_seq;
     uint16_t tx_window[DSM_NR_CLASSES]; /* what the peer granted at first */
     uint16_t tx_credit[DSM_NR_CLASSES]; /* what is left of it */
-    bool tx_wanted[DSM_NR_CLASSES];     /* writable() is owed */
     uint16_t tx_doorbell_window;
     uint16_t tx_doorbell_credit;
-    uint64_t tx_bits; /* rung, not yet sent */
+    bool tx_wanted[DSM_NR_CLASSES]; /* writable() is owed */
+    bool tx_blocked; /* the socket is full; EPOLLOUT is awaited */
+    bool tx_dead;    /* it takes nothing any more */
     bool ping_due, ping_sent, pong_due;
-    uint64_t ping_token, pong_token;
     size_t tx_rest_start, tx_rest_end;
     uint8_t tx_rest[DSM__WIRE_FRAME_MAX_BYTES]; /* tail of a cut frame */
 };

@@ -109,7 +109,7 @@ static int unix_lock_directory(const char *path)
 static int unix_remove_stale(const struct sockaddr_un *addr)
 {
     struct stat st;
-    int fd, ret;
+    int fd = -1, ret;
 
     if (lstat(addr->sun_path, &st) < 0) {
         return errno == ENOENT ? 0 : -errno;
