@@ -163,7 +163,8 @@ fetch_file() {  # KIND PACKAGE ARCH VERSION SHA256 FILE
         (cd "$part" && apt_private apt-get source -q --download-only --only-source "$package=$take")
     else
         (cd "$part" && apt_private apt-get download -q "$package:${arch/all/amd64}=$take")
-        mv "$part"/*.deb "$part/$file"
+        # apt's name has the epoch encoded; without one it is ours already
+        [ -e "$part/$file" ] || mv "$part"/*.deb "$part/$file"
     fi
     if [ "$take" = "$version" ]; then
         echo "$sha  $part/$file" | sha256sum -c - || {

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Whole machines, as users run them.
+
+    test_machine.py BUILD [CLASS[.METHOD]...]
+
+BUILD is where ./bootstrap put its results. Exits with 77 (skipped) when there
+are no images. The logs of every machine (consoles, QEMUs) stay in
+BUILD/log/boot/TEST.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BUILD = ""
+CHIMERA = ""
+GUEST = ""
+X86_ARM = ""
+BOOT_S = 120
+
+
+def path(*parts):
+    return os.path.join(BUILD, *parts)
+
+
+def write_config(name, nodes, machine="", node=""):
+    """A machine file of NODES, a string like "xaa": one letter a node."""
+    isas = {"x": ("x86", "x86_64"), "a": ("arm", "aarch64")}
+    text = f"[machine]\nname={name}\n{machine}\n"
+    for index, letter in enumerate(nodes):
+        prefix, isa = isas[letter]
+        text += f"[node {prefix}{index}]\nisa={isa}\ncpus=1\nmemory=256M\n{node}\n"
+    with tempfile.NamedTemporaryFile(
+            "w", suffix=".conf", prefix=name, delete=False) as f:
+        f.write(text)
+    return f.name
+
+
+class MachineTest(unittest.TestCase):
+    maxDiff = None
+
+    def setUp(self):
+        self.logs = path("log", "boot", self.id().split(".", 1)[1])
+        os.makedirs(self.logs, exist_ok=True)
+
+    def chimera(self, *args, timeout=BOOT_S, code=0, **kwargs):
+        """Run the launcher; its output, after its exit code was checked."""
+        done = subprocess.run([CHIMERA, *args], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=timeout,
+                              check=False, **kwargs)
+        if code is not None:
+            self.assertEqual(done.returncode, code,
+                             f"{args}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def run_guest(self, script, config=None, timeout=BOOT_S, code=0,
+                  options=()):
+        """Run a shell script on a new machine's first node."""
+        return self.chimera("run", "-q", "--logs", self.logs, "--share", GUEST,
+                            *options, config or X86_ARM, "--", "/bin/sh", "-c",
+                            script, timeout=timeout, code=code).stdout
+
+    def assert_summary(self, output):
+        """Every "N passed, N failed" line counts something and no failure."""
+        lines = re.findall(r"^(\d+) passed, (\d+) failed", output, re.M)
+        self.assertTrue(lines, output)
+        for passed, failed in lines:
+            self.assertEqual(failed, "0", output)
+            self.assertGreater(int(passed), 0, output)
+
+    def up(self, config):
+        self.chimera("up", "-q", "--logs", self.logs, "--share", GUEST, config)
+        name = os.path.basename(config)
+        with open(config, encoding="utf-8") as f:
+            name = re.search(r"^name=(.*)$", f.read(), re.M).group(1)
+        self.addCleanup(self.chimera, "down", name, code=None)
+        return name
+
+    def status(self, name):
+        return json.loads(self.chimera("status", "--json", name).stdout)[0]
+
+
+class MainJob(MachineTest):
+    def test_wordcount(self):
+        """The example agrees with the host's own tools."""
+        done = subprocess.run(
+            [path("..", "guest-user", "examples", "wordcount", "run")],
+            capture_output=True, text=True, timeout=280, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("OK: counts agree", done.stdout)
+        for isa in ("x86_64", "aarch64"):
+            row = re.search(rf"^\S+ +{isa} +\d+ +(\d+) ", done.stdout, re.M)
+            self.assertGreater(int(row.group(1)), 0, done.stdout)
+
+    def test_readme_command(self):
+        out = self.run_guest("lsnodes; uname -m")
+        self.assertRegex(out, r"(?m)^\* +0 +x86 +x86_64 +2 +up ")
+        self.assertRegex(out, r"(?m)^ +1 +arm +aarch64 +2 +up ")
+        self.assertTrue(out.endswith("\nx86_64\n"), out)
+
+
+class Kernel(MachineTest):
+    """The driver's own tests, led by each ISA in turn."""
+
+    def both_ways(self, program):
+        # Each node leads once; the other one follows.
+        out = self.run_guest(
+            f"onnode 1 ./aarch64/{program} follow & "
+            f"./x86_64/{program} lead 1; a=$?; wait; "
+            f"./x86_64/{program} follow & "
+            f"onnode 1 ./aarch64/{program} lead 0; b=$?; wait; "
+            "exit $((a | b))", timeout=280)
+        self.assert_summary(out)
+
+    def test_nodes(self):
+        self.both_ways("nodes")
+
+    def test_segments(self):
+        self.both_ways("segments")
+
+    def test_ports(self):
+        self.both_ways("ports")
+
+
+class Memory(MachineTest):
+    """Atomic operations and memory order between the ISAs."""
+
+    def test_atomics(self):
+        self.assert_summary(self.run_guest("./x86_64/atomics --nodes all",
+                                           timeout=590))
+
+    def test_atomics_notices(self):
+        """The test of atomics can fail."""
+        out = self.run_guest("./x86_64/atomics --nodes all --count 200000 "
+                             "--broken", code=1)
+        self.assertRegex(out, r"(?m)^\d+ passed, [1-9]\d* failed")
+
+    def test_litmus(self):
+        self.assert_summary(self.run_guest(
+            "./x86_64/litmus --nodes all --seconds 2", timeout=590))
+
+
+class Nodes(MachineTest):
+    def test_six_nodes(self):
+        """Six nodes see each other; one that is killed is noticed by all."""
+        name = self.up(write_config("boot-six", "xaxaxa"))
+        status = self.status(name)
+        pids = [node["pid"] for node in status["nodes"]]
+        self.assertEqual([n["state"] for n in status["nodes"]], ["up"] * 6)
+        for node in range(6):
+            out = self.chimera("exec", f"{name}/{node}", "--", "/bin/sh", "-c",
+                               "cat /sys/devices/system/chimera/node*/state"
+                               ).stdout
+            self.assertEqual(out.split(), ["up"] * 6)
+
+        # Wait inside the guests for the event, so that its time is the
+        # kernel's: each prints when its sysfs said so.
+        watch = ("while :; do read s < /sys/devices/system/chimera/node3/state;"
+                 " case $s in up) ;; *) echo $s; exit;; esac; done")
+        watchers = {
+            node: subprocess.Popen(
+                [CHIMERA, "exec", f"{name}/{node}", "--", "/bin/sh", "-c",
+                 "echo watching; " + watch],
+                stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+            for node in range(6) if node != 3}
+        for watcher in watchers.values():
+            self.assertEqual(watcher.stdout.readline(), "watching\n")
+        killed = time.monotonic()
+        os.kill(pids[3], signal.SIGKILL)
+        for node, watcher in watchers.items():
+            said = watcher.stdout.readline().strip()
+            self.assertIn(said, ("down", "fenced"), f"node {node}")
+            self.assertEqual(watcher.wait(30), 0)
+            watcher.stdout.close()
+        self.assertLess(time.monotonic() - killed, 2)
+        node = self.status(name)["nodes"][3]
+        self.assertEqual(node["state"], "down")
+        self.assertIn("9", node["reason"])
+        # The others go on.
+        out = self.chimera("exec", f"{name}/0", "--", "onnode", "5",
+                           "uname", "-m").stdout
+        self.assertEqual(out, "aarch64\n")
+        self.chimera("down", name)
+        for pid in pids:
+            self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+
+    def test_home_of_segment_killed(self):
+        """Access to a lost node's memory is SIGBUS, never a hang."""
+        name = self.up(write_config("boot-lost", "xa"))
+        pid = self.status(name)["nodes"][1]["pid"]
+        home = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/1", "--", "/bin/sh", "-c",
+             "chimera-seg create lost 1M >&2 && echo made && cat"],
+            stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        self.assertEqual(home.stdout.readline(), "made\n")
+        out = self.chimera("exec", f"{name}/0", "--", "chimera-seg", "list")
+        self.assertIn("lost", out.stdout)
+        os.kill(pid, signal.SIGKILL)
+        home.communicate(timeout=30)
+        out = self.chimera("exec", f"{name}/0", "--", "/bin/sh", "-c",
+                           "chimera-seg hexdump lost 0 16; echo status $?",
+                           timeout=30)
+        self.assertNotIn("status 0", out.stdout)
+
+
+class Configurations(MachineTest):
+    def test_cpus(self):
+        """1..8 CPUs a node; one CPU must not lose atomicity either."""
+        for cpus in (1, 3, 8):
+            text = write_config("boot-cpus", "xa")
+            with open(text, encoding="utf-8") as f:
+                config = f.read().replace("cpus=1", f"cpus={cpus}")
+            with open(text, "w", encoding="utf-8") as f:
+                f.write(config)
+            out = self.run_guest(
+                "grep -c ^processor /proc/cpuinfo; cat "
+                "/sys/devices/system/chimera/node*/cpus; "
+                "./x86_64/atomics --nodes all --threads 2 --count 200000",
+                config=text)
+            self.assertEqual(out.split("\n")[:3],
+                             [str(2 * cpus), str(cpus), str(cpus)])
+            self.assert_summary(out)
+
+    def test_memory_above_the_hole(self):
+        """A node with RAM on both sides of q35's hole below 4 GiB."""
+        config = write_config("boot-hole", "xa")
+        with open(config, encoding="utf-8") as f:
+            text = f.read().replace("memory=256M", "memory=3G")
+        with open(config, "w", encoding="utf-8") as f:
+            f.write(text)
+        # More than the RAM below the hole has room for, written by one
+        # node and read by the other.
+        out = self.run_guest(
+            "onnode 1 ./aarch64/segments follow & "
+            "./x86_64/segments lead 1; a=$?; wait; exit $a", config=config)
+        self.assert_summary(out)
+
+    def test_home_on_arm(self):
+        out = self.run_guest("lsnodes; uname -m; onnode 1 uname -m",
+                             config=write_config("boot-arm-first", "ax"))
+        self.assertTrue(out.endswith("\naarch64\nx86_64\n"), out)
+
+    def test_one_isa(self):
+        for nodes in ("xx", "aa"):
+            out = self.run_guest("lsnodes", config=write_config(
+                "boot-same", nodes))
+            self.assertEqual(out.count(" up "), 2, out)
+
+
+def main():
+    global BUILD, CHIMERA, GUEST, X86_ARM
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    BUILD = os.path.abspath(sys.argv.pop(1))
+    CHIMERA = path("bin", "chimera")
+    GUEST = path("libexec", "chimera", "guest")
+    X86_ARM = path("share", "chimera", "machines", "x86-arm.conf")
+    for needed in (CHIMERA, X86_ARM, path("images", "x86_64", "kernel"),
+                   path("images", "aarch64", "kernel"),
+                   path("bin", "qemu-system-x86_64"),
+                   path("bin", "qemu-system-aarch64")):
+        if not os.path.exists(needed):
+            print(f"skipped: there is no {needed}")
+            sys.exit(77)
+    unittest.main(verbosity=2)
+
+
+if __name__ == "__main__":
+    main()
