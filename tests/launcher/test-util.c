@@ -352,7 +352,7 @@ static void test_qemu_argv(void)
     g_assert_cmpstr(value_of(x, "-netdev", 0), ==,
                     "user,id=net,hostfwd=tcp:127.0.0.1:2222-:22");
     g_assert_cmpstr(value_of(x, "-append", 0), ==,
-                    "console=ttyS0 quiet panic=-1 noreplace-smp "
+                    "console=ttyS0 quiet panic=-1 noreplace-smp no_timer_check "
                     "chimera.node=x chimera.share=/mnt/share "
                     "ip=10.0.2.15::10.0.2.2:255.255.255.0:x:eth0:off:10.0.2.3 "
                     "debug");
