@@ -327,7 +327,8 @@ char **bench_stock_argv(const char *isa, int cpus, const char *memory,
     g_autofree char *smp = g_strdup_printf("%d", cpus);
     g_autofree char *append = g_strdup_printf(
         "console=%s quiet panic=-1 %srdinit=/bin/sh -- -c \"%s\"",
-        x86 ? "ttyS0" : "ttyAMA0", x86 ? "noreplace-smp no_timer_check " : "", script);
+        x86 ? "ttyS0" : "ttyAMA0",
+        x86 ? "noreplace-smp no_timer_check " : "", script);
 
     g_strv_builder_add_many(
         argv, qemu, "-nodefaults", "-no-user-config", "-display", "none",

@@ -168,7 +168,8 @@ static char *kernel_command_line(const struct qemu_spec *spec)
     g_string_append_printf(
         s, "console=%s quiet panic=-1%s chimera.node=%s chimera.share=%s",
         n->isa == ISA_X86_64 ? "ttyS0" : "ttyAMA0",
-        n->isa == ISA_X86_64 ? " noreplace-smp no_timer_check" : "", n->name, GUEST_SHARE);
+        n->isa == ISA_X86_64 ? " noreplace-smp no_timer_check" : "", n->name,
+        GUEST_SHARE);
     if (n->network == NETWORK_USER) {
         /* What slirp's DHCP server would answer, without asking it. */
         g_string_append_printf(
