@@ -45,7 +45,7 @@ char *runtime_root(void)
 char *runtime_root_create(GError **error)
 {
     g_autofree char *root = runtime_root();
-    struct stat st;
+    struct stat st = { 0 };
     int err = 0;
 
     if (mkdir(root, 0700) < 0 && errno != EEXIST) {
