@@ -118,7 +118,10 @@ static void send_request(int sock, unsigned node, char **argv, const char *cwd)
             add(&request, "env=", *e);
         }
     }
-    if (!cwd && !(cwd = getcwd(here, sizeof(here)))) {
+    if (!cwd) {
+        cwd = getcwd(here, sizeof(here));
+    }
+    if (!cwd) {
         fail(STATUS_FAILED, "working directory: %s", strerror(errno));
     }
     add(&request, "cwd=", cwd);

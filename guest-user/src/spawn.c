@@ -123,7 +123,8 @@ static _Noreturn void child_exec(const struct spawn_request *req, int status_fd)
         execve(file, req->argv, req->envp);
         if (errno == ENOENT || errno == ENOTDIR) {
             /* A file that is there but whose interpreter is not ends here. */
-            if (!access(file, X_OK) && (why = why_not(file, ENOENT))) {
+            why = access(file, X_OK) ? NULL : why_not(file, ENOENT);
+            if (why) {
                 child_fail(status_fd, ENOENT, "%s: %s", file, why);
             }
             continue;
@@ -263,8 +264,11 @@ int spawn_start(const struct spawn_request *req, struct spawn_child *ret_child)
 
         if (openpty(&fd[OUT_R], &fd[OUT_W], NULL, NULL, &ws) < 0 ||
             fcntl(fd[OUT_R], F_SETFD, FD_CLOEXEC) < 0 ||
-            fcntl(fd[OUT_W], F_SETFD, FD_CLOEXEC) < 0 ||
-            (fd[IN_W] = fcntl(fd[OUT_R], F_DUPFD_CLOEXEC, 0)) < 0) {
+            fcntl(fd[OUT_W], F_SETFD, FD_CLOEXEC) < 0) {
+            goto fail;
+        }
+        fd[IN_W] = fcntl(fd[OUT_R], F_DUPFD_CLOEXEC, 0);
+        if (fd[IN_W] < 0) {
             goto fail;
         }
         if (geteuid() == 0 && fchown(fd[OUT_W], req->uid, req->gid) < 0) {

@@ -63,14 +63,14 @@ _Static_assert(sizeof(struct instance) == 4 * CHIMERA_LINE_BYTES, "layout");
  * loads, an address dependency.
  */
 #if defined(__x86_64__)
-#define store_fence() asm volatile("" ::: "memory")
-#define load_fence() asm volatile("" ::: "memory")
+#define store_fence() asm volatile("" : : : "memory")
+#define load_fence() asm volatile("" : : : "memory")
 #define load_dependent(p, value) \
-    ({ (void)(value); asm volatile("" ::: "memory"); load(p, relaxed); })
-#define full_fence() asm volatile("mfence" ::: "memory")
+    ({ (void)(value); asm volatile("" : : : "memory"); load(p, relaxed); })
+#define full_fence() asm volatile("mfence" : : : "memory")
 #elif defined(__aarch64__)
-#define store_fence() asm volatile("dmb ishst" ::: "memory")
-#define load_fence() asm volatile("dmb ishld" ::: "memory")
+#define store_fence() asm volatile("dmb ishst" : : : "memory")
+#define load_fence() asm volatile("dmb ishld" : : : "memory")
 /* The address is computed from the value, which the compiler cannot see. */
 #define load_dependent(p, value)                                    \
     ({                                                              \
@@ -80,7 +80,7 @@ _Static_assert(sizeof(struct instance) == 4 * CHIMERA_LINE_BYTES, "layout");
                      : "r"((uint64_t)(value)));                     \
         load(*(_Atomic uint32_t *)((uintptr_t)&(p) + zero_), relaxed); \
     })
-#define full_fence() asm volatile("dmb ish" ::: "memory")
+#define full_fence() asm volatile("dmb ish" : : : "memory")
 #endif
 
 /* ---- the tests ---- */
@@ -232,7 +232,7 @@ static unsigned co_r(struct instance *i)
 {
     unsigned r0 = load(i->x, relaxed);
 
-    asm volatile("" ::: "memory");
+    asm volatile("" : : : "memory");
     return r0 | load(i->x, relaxed) << 1;
 }
 
