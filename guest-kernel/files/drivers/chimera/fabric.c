@@ -79,7 +79,8 @@ struct fabric {
 
 	spinlock_t event_lock;	/* event_vq */
 	struct virtio_fabric_event *events;
-	unsigned int nr_events;
+	struct virtio_fabric_event **event_used;	/* handled, to be given back */
+	unsigned int nr_events, nr_event_used;
 
 	struct mutex echo_mutex;	/* one round trip at a time */
 	spinlock_t echo_lock;	/* echo_vq and the counts */
@@ -425,13 +426,24 @@ static void fabric_rx_work(struct work_struct *work)
 
 /* ---- events ------------------------------------------------------------ */
 
-static void fabric_event_add(struct fabric *fab,
-			     struct virtio_fabric_event *event)
+/*
+ * Give buffers back, half of them at a time: each time costs a kick.
+ * Return: whether to kick.
+ */
+static bool fabric_event_refill(struct fabric *fab)
 {
 	struct scatterlist sg;
 
-	sg_init_one(&sg, event, sizeof(*event));
-	virtqueue_add_inbuf(fab->event_vq, &sg, 1, event, GFP_ATOMIC);
+	if (fab->nr_event_used < DIV_ROUND_UP(fab->nr_events, 2))
+		return false;
+	while (fab->nr_event_used) {
+		struct virtio_fabric_event *event =
+			fab->event_used[--fab->nr_event_used];
+
+		sg_init_one(&sg, event, sizeof(*event));
+		virtqueue_add_inbuf(fab->event_vq, &sg, 1, event, GFP_ATOMIC);
+	}
+	return virtqueue_kick_prepare(fab->event_vq);
 }
 
 static void fabric_event(struct fabric *fab, struct virtio_fabric_event *event)
@@ -483,10 +495,10 @@ static void fabric_event_done(struct virtqueue *vq)
 			else
 				pr_warn_ratelimited("short event (%u bytes)\n",
 						    len);
-			fabric_event_add(fab, event);
+			fab->event_used[fab->nr_event_used++] = event;
 		}
 	} while (!virtqueue_enable_cb(vq));
-	kick = virtqueue_kick_prepare(vq);
+	kick = fabric_event_refill(fab);
 	spin_unlock_irqrestore(&fab->event_lock, flags);
 	if (kick)
 		virtqueue_notify(vq);
@@ -509,7 +521,7 @@ static void fabric_echo_done(struct virtqueue *vq)
 		} while (!virtqueue_enable_cb(vq));
 	}
 	spin_unlock_irqrestore(&fab->echo_lock, flags);
-	wake_up(&fab->echo_wait);
+	chimera_wake_all(&fab->echo_wait);
 }
 
 bool fabric_has_echo(void)
@@ -713,10 +725,16 @@ static int fabric_event_init(struct fabric *fab)
 	fab->nr_events = min(virtqueue_get_vring_size(fab->event_vq),
 			     EVENT_MAX);
 	fab->events = kcalloc(fab->nr_events, sizeof(*fab->events), GFP_KERNEL);
-	if (!fab->events)
+	fab->event_used = kcalloc(fab->nr_events, sizeof(*fab->event_used),
+				  GFP_KERNEL);
+	if (!fab->events || !fab->event_used)
 		return -ENOMEM;
-	for (unsigned int i = 0; i < fab->nr_events; i++)
-		fabric_event_add(fab, &fab->events[i]);
+	while (fab->nr_event_used < fab->nr_events) {
+		fab->event_used[fab->nr_event_used] =
+			&fab->events[fab->nr_event_used];
+		fab->nr_event_used++;
+	}
+	fabric_event_refill(fab);
 	return 0;
 }
 

@@ -34,6 +34,7 @@
 #include <linux/list.h>
 #include <linux/poll.h>
 #include <linux/rwsem.h>
+#include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/uio.h>
 #include <linux/virtio_fabric.h>
@@ -52,7 +53,7 @@ struct chimera_call;
 /* Time limits of what a node waits for. */
 #define CHIMERA_CALL_TIMEOUT	(10 * HZ)	/* an answer */
 #define CHIMERA_FAULT_TIMEOUT	(30 * HZ)	/* a page: home may reclaim */
-#define CHIMERA_QUERY_TIMEOUT	(1 * HZ)	/* statistics */
+#define CHIMERA_QUERY_TIMEOUT	(5 * HZ)	/* statistics */
 #define CHIMERA_PING_TIMEOUT	(1 * HZ)
 #define CHIMERA_RETRY_DELAY	(1 * HZ)	/* before asking again */
 
@@ -178,6 +179,27 @@ static inline bool chimera_node_greeted(const struct chimera_node *node)
 {
 	return chimera_node_linked(node) && READ_ONCE(node->greeted) &&
 	       READ_ONCE(node->hello_sent);
+}
+
+/*
+ * Wake who waits for what an interrupt has just brought. On an idle processor
+ * it is run right here: no other one has to be woken first, which costs as
+ * much as half of the round trip.
+ */
+static inline void chimera_wake_call(struct completion *done)
+{
+	if (is_idle_task(current))
+		complete_on_current_cpu(done);
+	else
+		complete(done);
+}
+
+static inline void chimera_wake_all(struct wait_queue_head *wait)
+{
+	if (is_idle_task(current))
+		__wake_up_on_current_cpu(wait, TASK_NORMAL, NULL);
+	else
+		wake_up_all(wait);
 }
 
 /* One received message; valid until its handler returns. */

@@ -196,7 +196,7 @@ static void chimera_reply_rx(struct chimera_rx *rx)
 			call->result = rx->len;
 		}
 		/* under the lock: the caller may return as soon as it is not */
-		complete(&call->done);
+		chimera_wake_call(&call->done);
 	}
 	spin_unlock_irqrestore(&node->lock, flags);
 	wake_up(&node->slot_wait);

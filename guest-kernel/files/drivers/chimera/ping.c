@@ -62,7 +62,7 @@ static void ping_bell(struct chimera_node *node, u64 bits)
 		fabric_doorbell(node, CHIMERA_BELL_PONG);
 	if ((bits & CHIMERA_BELL_PONG) && READ_ONCE(bell_node) == node) {
 		atomic64_inc(&bell_pongs);
-		wake_up(&bell_wait);
+		chimera_wake_all(&bell_wait);
 	}
 }
 

@@ -615,7 +615,7 @@ static void port_credit(struct chimera_node *from, u32 handle, u32 bytes)
 	else
 		chimera_drop(from, "too much credit");
 	spin_unlock_irqrestore(&out->ep->lock, flags);
-	wake_up_all(&out->ep->wait);
+	chimera_wake_all(&out->ep->wait);
 }
 
 static void port_reset(struct chimera_node *from, u32 handle)
@@ -746,7 +746,7 @@ static int port_deliver(struct chimera_node *from, u32 handle,
 	}
 	spin_unlock_irqrestore(&in->ep->lock, flags);
 	if (fits)
-		wake_up_interruptible_all(&in->ep->wait);
+		chimera_wake_all(&in->ep->wait);
 	else
 		chimera_drop(from, "message beyond its window");
 	return 0;
