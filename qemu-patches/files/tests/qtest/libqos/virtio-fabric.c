@@ -38,15 +38,6 @@ QFabric *qfabric_new(QTestState *qts, QPCIBus *bus, QGuestAllocator *alloc,
     return f;
 }
 
-void qfabric_free(QFabric *f)
-{
-    qfabric_reset(f);
-    qpci_device_enable(f->pci->pdev);
-    g_free(f->pci->pdev);
-    g_free(f->pci);
-    g_free(f);
-}
-
 static void ring_setup(QFabric *f, QFabricRing *r, uint16_t index,
                        unsigned slots, uint32_t buf_len)
 {
@@ -91,12 +82,25 @@ void qfabric_start(QFabric *f, uint64_t features)
     qvirtio_set_driver_ok(f->d);
 }
 
-void qfabric_reset(QFabric *f)
+static void rings_cleanup(QFabric *f)
 {
-    qvirtio_reset(f->d);
     ring_cleanup(f, &f->tx);
     ring_cleanup(f, &f->rx);
     ring_cleanup(f, &f->event);
+}
+
+void qfabric_free(QFabric *f)
+{
+    rings_cleanup(f);
+    g_free(f->pci->pdev);
+    g_free(f->pci);
+    g_free(f);
+}
+
+void qfabric_reset(QFabric *f)
+{
+    qvirtio_reset(f->d);
+    rings_cleanup(f);
     qvirtio_set_acknowledge(f->d);
     qvirtio_set_driver(f->d);
 }
@@ -284,7 +288,7 @@ bool qfabric_poll_event(QFabric *f, struct virtio_fabric_event *ev,
 
 uint16_t qfabric_node_state(QFabric *f, uint16_t node)
 {
-    return qvirtio_config_readw(f->d,
+    return f->d->bus->config_readw(f->d,
                                 offsetof(struct virtio_fabric_config, node) +
                                 node * sizeof(struct virtio_fabric_node) +
                                 offsetof(struct virtio_fabric_node, state));
@@ -292,7 +296,7 @@ uint16_t qfabric_node_state(QFabric *f, uint16_t node)
 
 static uint64_t window_offset(QFabric *f, uint16_t node)
 {
-    return qvirtio_config_readq(f->d,
+    return f->d->bus->config_readq(f->d,
                                 offsetof(struct virtio_fabric_config, node) +
                                 node * sizeof(struct virtio_fabric_node) +
                                 offsetof(struct virtio_fabric_node,

@@ -60,6 +60,7 @@ typedef struct QVirtioFabricPCI {
  */
 QFabric *qfabric_new(QTestState *qts, QPCIBus *bus, QGuestAllocator *alloc,
                      int devfn);
+/* Does not touch the device, which may be gone. */
 void qfabric_free(QFabric *f);
 
 /**
@@ -89,13 +90,13 @@ bool qfabric_poll_rx(QFabric *f, QFabricMessage *msg, bool repost);
 bool qfabric_poll_event(QFabric *f, struct virtio_fabric_event *ev,
                         bool repost);
 
-/* Fields of the device's configuration. */
+/* Fields of the device's configuration, before features are negotiated too. */
 #define qfabric_config16(f, field) \
-    qvirtio_config_readw((f)->d, offsetof(struct virtio_fabric_config, field))
+    (f)->d->bus->config_readw((f)->d, offsetof(struct virtio_fabric_config, field))
 #define qfabric_config32(f, field) \
-    qvirtio_config_readl((f)->d, offsetof(struct virtio_fabric_config, field))
+    (f)->d->bus->config_readl((f)->d, offsetof(struct virtio_fabric_config, field))
 #define qfabric_config64(f, field) \
-    qvirtio_config_readq((f)->d, offsetof(struct virtio_fabric_config, field))
+    (f)->d->bus->config_readq((f)->d, offsetof(struct virtio_fabric_config, field))
 
 uint16_t qfabric_node_state(QFabric *f, uint16_t node);
 
