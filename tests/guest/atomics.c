@@ -306,10 +306,13 @@ static void *thread_main(void *arg)
             bool right = case_right(op, place, why, sizeof(why));
 
             printf("%s %-5s %-11s %" PRIu64 " operations by %u threads, "
-                   "%.1f M/s %s\n",
+                   "%.1f M/s\n",
                    right ? "ok  " : "FAIL", op_names[op], places[place].name,
-                   case_count(op), shared->nr_threads, case_count(op) / s / 1e6,
-                   right ? "" : why);
+                   case_count(op), shared->nr_threads,
+                   case_count(op) / s / 1e6);
+            if (!right) {
+                printf("     %s\n", why);
+            }
             fflush(stdout);
             nr_passed += right;
             nr_failed += !right;
