@@ -15,6 +15,7 @@
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +90,11 @@ static uint64_t run_case(enum op op, unsigned place, unsigned self,
         switch (op) {
         case ADD64:
             if (shared->broken) {
-                ++*(volatile uint64_t *)p;
+                old = *(volatile uint64_t *)p;
+                if (i % 100 == 0) {
+                    sched_yield(); /* the others' chance */
+                }
+                *(volatile uint64_t *)p = old + 1;
                 break;
             }
             atomic_fetch_add_explicit((_Atomic uint64_t *)p, 1,
