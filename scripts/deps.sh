@@ -10,10 +10,9 @@ wanted_packages() {
 missing_packages() {
     local p
     for p in $(wanted_packages); do
-        case $(dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null) in
-        *installed*) ;;
-        *) echo "$p" ;;
-        esac
+        # One line an architecture; "not-installed" is a status, too.
+        dpkg-query -W -f '${db:Status-Status}\n' "$p" 2> /dev/null | grep -qx installed ||
+            echo "$p"
     done
 }
 
