@@ -278,7 +278,10 @@ place_overlay() {  # TREE
 
 # --- Preparing a tree -----------------------------------------------------
 
-make_tree() { unpack_tree "$1" && init_tree "$1"; }
+make_tree() {
+    unpack_tree "$1"
+    init_tree "$1"
+}
 
 unexported() {  # TREE - is there work that patches/ does not have?
     local applied
