@@ -67,6 +67,7 @@ bool checkPortable(llvm::Module &M);
 // Neutral.cpp
 void neutralise(llvm::Module &M);
 void lowerIndirectBranches(llvm::Module &M);
+void makeLocal(llvm::Module &M);
 // Polls.cpp
 void insertPolls(llvm::Module &M, llvm::FunctionAnalysisManager &FAM);
 
@@ -141,16 +142,25 @@ public:
   unsigned numLive() const;
 
 private:
+  // What a record holds of V, an address of our own frame or another value:
+  // addresses are biased.  The plain address of an object is often computed
+  // before a call; if a pad wanted the same, the compiler would keep it in a
+  // register across the call.  Nothing else wants the biased one.
+  llvm::Value *bias(llvm::IRBuilder<> &B, llvm::Value *V, int By) {
+    return B.CreateConstGEP1_64(RT.I8, V, By);
+  }
+  static constexpr int Bias = 1;
+
   // Values of a resume clone that its pads hand on (see Resume.cpp).
   using Carried = llvm::SmallVector<llvm::Value *, 2>;
 
   void makeSites();
   void findLive();
   void fillSave(llvm::BasicBlock *BB, llvm::Value *Buffer,
-                llvm::ArrayRef<llvm::Value *> Live, unsigned Site,
+                llvm::ArrayRef<llvm::Value *> Live, const Site &S,
                 const Carried &Low, llvm::FunctionCallee Then);
   void fillPad(llvm::BasicBlock *Pad, llvm::ArrayRef<llvm::Value *> Live,
-               unsigned Site, const Carried &Low);
+               const Site &S, const Carried &Low);
   llvm::Function *makeClone();
   llvm::Function *makeEntryThunk(llvm::Function *Clone);
 

@@ -90,6 +90,13 @@ void chimera::neutralise(Module &M) {
   }
 }
 
+// The program is linked statically at fixed addresses.
+void chimera::makeLocal(Module &M) {
+  for (GlobalValue &G : M.global_values())
+    if (!G.hasExternalWeakLinkage())
+      G.setDSOLocal(true);
+}
+
 void chimera::lowerIndirectBranches(Module &M) {
   LLVMContext &C = M.getContext();
   auto *I64 = Type::getInt64Ty(C);

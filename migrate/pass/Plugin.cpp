@@ -116,6 +116,7 @@ struct ChimeraPass : PassInfoMixin<ChimeraPass> {
     }
     RT.finish();
     assignSections(M);
+    makeLocal(M);
     if (!ExplainFile.empty()) {
       std::error_code EC;
       raw_fd_ostream OS(ExplainFile, EC);

@@ -9,12 +9,14 @@
 // allocator nothing; Sites.cpp turns it into a place to capture the frame.
 //
 // Placement, so that time between polls is bounded and hot code pays little:
-//  1. entry: one function on every cycle of the call graph polls at entry
-//     (that bounds recursion).
-//  2. entry: a function called from a loop polls at entry if it loops itself
-//     or calls others (that bounds a loop of calls even without loop polls).
-//  3. loops: the header of a loop that is outermost, or that contains loops or
-//     calls, unless its trip count is a small constant.
+//  1. entry: one function on every cycle of the call graph polls on its way to
+//     the calls that make the cycle.  That bounds recursion; calls that end it
+//     (half of all, in a binary recursion) pay nothing.
+//  2. entry: a function that is called from loops (or through pointers) and has
+//     loops in loops polls at entry.
+//  3. loops: a loop that contains loops; an innermost one only if nothing around
+//     it polls, neither an outer loop nor a loop or a recursion of the callers,
+//     and its trip count is not a small constant.
 // A poll in a loop whose body calls a function that polls at entry is left
 // out: the callee does it.
 
@@ -24,8 +26,10 @@
 #include "llvm/Analysis/CallGraph.h"
 #include "llvm/Analysis/LoopInfo.h"
 #include "llvm/Analysis/ScalarEvolution.h"
+#include "llvm/IR/Dominators.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/Transforms/Utils/BasicBlockUtils.h"
+#include "llvm/Transforms/Utils/LoopUtils.h"
 
 using namespace llvm;
 using namespace chimera;
@@ -60,13 +64,33 @@ public:
   }
 
 private:
-  // Depth-first over direct calls; the target of every back edge polls.
-  // Indirect calls are covered by rule 2 and by loops.
+  // Cycles of direct calls; indirect ones are covered by loop polls.
+  // In each, the target of every back edge of a depth-first search polls.
   void findRecursive() {
-    DenseMap<Function *, int> State; // 1 on the path, 2 done
-    for (Function &F : M)
-      if (!F.isDeclaration() && !State[&F])
-        visit(F, State);
+    CallGraph CG(M);
+    for (auto It = scc_begin(&CG); !It.isAtEnd(); ++It) {
+      if (!It.hasCycle())
+        continue;
+      unsigned Id = ++NumCycles;
+      SmallVector<Function *, 8> Members;
+      for (CallGraphNode *N : *It)
+        if (Function *F = N->getFunction(); F && !F->isDeclaration()) {
+          Cycle[F] = Id;
+          Members.push_back(F);
+        }
+      DenseMap<Function *, int> State; // 1 on the path, 2 done
+      for (Function *F : Members)
+        if (!State[F])
+          visit(*F, State);
+    }
+  }
+
+  bool staysInCycle(const Instruction &I) const {
+    if (!isRealCall(I))
+      return false;
+    Function *G = cast<CallBase>(I).getCalledFunction();
+    unsigned Id = Cycle.lookup(I.getFunction());
+    return G && Id && Cycle.lookup(G) == Id;
   }
 
   void visit(Function &Root, DenseMap<Function *, int> &State) {
@@ -79,10 +103,9 @@ private:
       State[F] = 1;
       Path.push_back({F, {}});
       for (Instruction &I : instructions(*F))
-        if (isRealCall(I))
-          if (Function *G = cast<CallBase>(I).getCalledFunction())
-            if (!G->isDeclaration())
-              Path.back().Callees.push_back(G);
+        if (staysInCycle(I))
+          Path.back().Callees.push_back(
+              cast<CallBase>(I).getCalledFunction());
     };
     Enter(&Root);
     while (!Path.empty()) {
@@ -100,42 +123,57 @@ private:
     }
   }
 
+  // Where a recursive function polls: the block that dominates all calls into
+  // the cycle, outside of loops.
+  Instruction *recursionPoint(Function &F) {
+    DominatorTree &DT = FAM.getResult<DominatorTreeAnalysis>(F);
+    LoopInfo &LI = FAM.getResult<LoopAnalysis>(F);
+    BasicBlock *Common = nullptr;
+    for (Instruction &I : instructions(F))
+      if (staysInCycle(I))
+        Common = Common ? DT.findNearestCommonDominator(Common, I.getParent())
+                        : I.getParent();
+    while (Loop *L = LI.getLoopFor(Common)) {
+      BasicBlock *Before = L->getLoopPreheader();
+      if (!Before)
+        Before = InsertPreheaderForLoop(L, &DT, &LI, nullptr, false);
+      Common = Before ? Before
+                      : DT.getNode(L->getHeader())->getIDom()->getBlock();
+    }
+    auto It = Common->getFirstInsertionPt();
+    while (isa<AllocaInst>(&*It))
+      ++It;
+    return &*It;
+  }
+
   void scan(Function &F) {
     LoopInfo &LI = FAM.getResult<LoopAnalysis>(F);
-    bool Calls = false;
     for (Instruction &I : instructions(F))
       if (isRealCall(I)) {
-        Calls = true;
-        if (LI.getLoopFor(I.getParent()))
-          if (Function *G = cast<CallBase>(I).getCalledFunction())
-            FromLoop.insert(G);
+        Function *G = cast<CallBase>(I).getCalledFunction();
+        if (G && (LI.getLoopFor(I.getParent()) || Cycle.lookup(&F)))
+          FromLoop.insert(G);
       }
-    if (Calls || !LI.empty())
-      Busy.insert(&F);
+    if (any_of(LI, [](Loop *L) { return !L->getSubLoops().empty(); }))
+      Nested.insert(&F);
   }
 
   bool pollsAtEntry(Function &F) const {
-    if (!polls(F))
-      return false;
-    if (Recursive.count(&F))
-      return true;
-    return Busy.count(&F) && (FromLoop.count(&F) || F.hasAddressTaken());
+    return polls(F) && !Recursive.count(&F) && Nested.count(&F) &&
+           (FromLoop.count(&F) || F.hasAddressTaken());
   }
 
   bool wantsPoll(Loop &L, ScalarEvolution &SE) {
-    bool Inner = L.getSubLoops().empty();
-    bool Calls = false;
     for (BasicBlock *BB : L.blocks())
       for (Instruction &I : *BB)
-        if (isRealCall(I)) {
-          Function *G = cast<CallBase>(I).getCalledFunction();
-          if (G && pollsAtEntry(*G))
-            return false;
-          Calls = true;
-        }
-    if (!Inner || Calls)
+        if (isRealCall(I))
+          if (Function *G = cast<CallBase>(I).getCalledFunction())
+            if (pollsAtEntry(*G) || (polls(*G) && Recursive.count(G)))
+              return false;
+    if (!L.getSubLoops().empty())
       return true;
-    if (L.getParentLoop())
+    Function &F = *L.getHeader()->getParent();
+    if (L.getParentLoop() || FromLoop.count(&F) || Cycle.lookup(&F))
       return false;
     unsigned Trips = SE.getSmallConstantMaxTripCount(&L);
     return Trips == 0 || Trips > SmallTripCount;
@@ -143,7 +181,9 @@ private:
 
   void place(Function &F) {
     SmallVector<Instruction *, 8> At;
-    if (pollsAtEntry(F)) {
+    if (Recursive.count(&F)) {
+      At.push_back(recursionPoint(F));
+    } else if (pollsAtEntry(F)) {
       auto It = F.getEntryBlock().begin();
       while (isa<AllocaInst>(&*It))
         ++It;
@@ -180,7 +220,11 @@ private:
 
   Module &M;
   FunctionAnalysisManager &FAM;
-  DenseSet<Function *> Recursive, FromLoop, Busy;
+  unsigned NumCycles = 0;
+  DenseMap<Function *, unsigned> Cycle; // 0: in none
+  DenseSet<Function *> Recursive;       // polls for its cycle
+  DenseSet<Function *> FromLoop;        // called where something may poll
+  DenseSet<Function *> Nested;          // has loops in loops
 };
 
 // An explicit migration point is a poll without the test.

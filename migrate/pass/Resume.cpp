@@ -168,6 +168,8 @@ Function *FunctionRewriter::makeClone() {
           std::min<uint64_t>(16, RT.DL.getABITypeAlign(T).value());
       Value *V = D.CreateAlignedLoad(T, Field(D, L.Offset[I]), Align(A),
                                      Live[I]->getName());
+      if (isa<AllocaInst>(S.Live[I]))
+        V = bias(D, V, -Bias);
       Loaded.push_back(V);
       Defs[cast<Instruction>(Live[I])].push_back({BB, V});
     }
@@ -177,7 +179,7 @@ Function *FunctionRewriter::makeClone() {
       D.CreateBr(cast<BasicBlock>(Map[S.Cont]));
       auto *Save = cast<BasicBlock>(Map[S.Save]);
       Save->getTerminator()->eraseFromParent();
-      fillSave(Save, Map[S.Poll], Live, S.Id, Low, RT.Throw);
+      fillSave(Save, Map[S.Poll], Live, S, Low, RT.Throw);
     } else {
       auto *Inv = cast<InvokeInst>(Map[S.Inv]);
       Value *Inner = D.CreateLoad(RT.Ptr, Field(D, REC_INNER), "inner");
@@ -195,8 +197,8 @@ Function *FunctionRewriter::makeClone() {
         Defs[Inv].push_back({BB, Again});
       BasicBlock *Pad = Inv->getUnwindDest();
       Pad->getTerminator()->eraseFromParent();
-      fillPad(Pad, Live, S.Id, Low);
-      fillPad(InnerPad, Loaded, S.Id, Low);
+      fillPad(Pad, Live, S, Low);
+      fillPad(InnerPad, Loaded, S, Low);
     }
     for (unsigned I = 0; I < Live.size(); I++)
       describe(cast<Instruction>(Live[I]), Loaded[I], BB);

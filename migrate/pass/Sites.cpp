@@ -196,13 +196,13 @@ void FunctionRewriter::findLive() {
 }
 
 void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
-                                ArrayRef<Value *> Live, unsigned SiteId,
+                                ArrayRef<Value *> Live, const Site &S,
                                 const Carried &Low, FunctionCallee Then) {
   IRBuilder<> B(BB);
   auto At = [&](uint64_t Offset) {
     return B.CreateConstGEP1_64(RT.I8, Buffer, Offset);
   };
-  B.CreateStore(B.getInt64(Fn | uint64_t(SiteId) << 32), At(REC_FN));
+  B.CreateStore(B.getInt64(Fn | uint64_t(S.Id) << 32), At(REC_FN));
   unsigned Flags = Framed ? REC_F_FRAME : 0;
   if (!Low.empty()) {
     // A clone: its own frame holds objects only if it passes some by value.
@@ -215,7 +215,8 @@ void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
   for (unsigned I = 0; I < Live.size(); I++) {
     uint64_t A =
         std::min<uint64_t>(16, RT.DL.getABITypeAlign(Live[I]->getType()).value());
-    B.CreateAlignedStore(Live[I], At(L.Offset[I]), Align(A));
+    Value *V = isa<AllocaInst>(S.Live[I]) ? bias(B, Live[I], Bias) : Live[I];
+    B.CreateAlignedStore(V, At(L.Offset[I]), Align(A));
   }
   CallInst *CI = B.CreateCall(Then, {At(L.End)});
   CI->setDoesNotReturn();
@@ -223,12 +224,12 @@ void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
 }
 
 void FunctionRewriter::fillPad(BasicBlock *Pad, ArrayRef<Value *> Live,
-                               unsigned SiteId, const Carried &Low) {
+                               const Site &S, const Carried &Low) {
   IRBuilder<> B(Pad);
   LandingPadInst *LP =
       B.CreateLandingPad(StructType::get(RT.Ptr, RT.I32), 0, "frame");
   LP->setCleanup(true);
-  fillSave(Pad, B.CreateExtractValue(LP, 0), Live, SiteId, Low, RT.Next);
+  fillSave(Pad, B.CreateExtractValue(LP, 0), Live, S, Low, RT.Next);
 }
 
 bool FunctionRewriter::run() {
@@ -272,9 +273,9 @@ bool FunctionRewriter::run() {
     BasicBlock *BB = S.Inv ? S.Inv->getUnwindDest() : S.Save;
     BB->getTerminator()->eraseFromParent();
     if (S.Inv)
-      fillPad(BB, S.Live, S.Id, {});
+      fillPad(BB, S.Live, S, {});
     else
-      fillSave(BB, S.Poll, S.Live, S.Id, {}, RT.Throw);
+      fillSave(BB, S.Poll, S.Live, S, {}, RT.Throw);
   }
   Function *Entry = makeEntryThunk(Clone);
   RT.Rows[Fn] =

@@ -20,5 +20,5 @@ int main(int argc, char **argv)
     tr = 1;
     hanoi(3, 0, 1, 2);
     printf("hanoi %ld %ld %ld\n", cnt[0], cnt[1], cnt[2]);
-    return 7;
+    return 0;
 }

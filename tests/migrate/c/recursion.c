@@ -48,5 +48,5 @@ int main(int argc, char **argv)
     printf("dsum %.17g\n", dsum(60, 1.25, 2.5, 0.125f, 3, -9));
     hanoi(11, 0, 1, 2);
     printf("hanoi %ld %ld %ld\n", cnt[0], cnt[1], cnt[2]);
-    return 7;
+    return 0;
 }
