@@ -506,6 +506,7 @@ static inline int follow(void)
 
         if (n != sizeof(m))
             die("no order: %ld", n);
+        peer = node;
         if (m.op == DO_EXIT)
             return 0;
         carry_out(&m, &r);

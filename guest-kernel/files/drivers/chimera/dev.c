@@ -87,5 +87,6 @@ static struct miscdevice dev_misc = {
 
 int chimera_dev_init(void)
 {
+	chimera_inject_init();
 	return misc_register(&dev_misc);
 }

@@ -372,6 +372,16 @@ int chimera_proc_mem(struct chimera_node *node, u64 *ret_total_kb,
 
 int chimera_dev_init(void);
 
+/* inject.c */
+
+#ifdef CONFIG_CHIMERA_INJECT
+void chimera_inject_init(void);
+#else
+static inline void chimera_inject_init(void)
+{
+}
+#endif
+
 /* ping.c */
 
 int chimera_ping(struct chimera_ping __user *arg);
