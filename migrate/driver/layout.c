@@ -19,7 +19,7 @@
 #define PRIVATE_BASE 0x200000ul
 #define COMMON_BASE 0x4000000ul
 #define PAGE 4096ul
-#define TEXT_ALIGN 16
+#define TEXT_ALIGN 64
 /* AArch64 branches reach 128 MiB; private and common text share that. */
 #define REACH_BYTES (120ul << 20)
 

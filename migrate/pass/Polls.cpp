@@ -29,7 +29,6 @@
 #include "llvm/IR/Dominators.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/Transforms/Utils/BasicBlockUtils.h"
-#include "llvm/Transforms/Utils/LoopUtils.h"
 
 using namespace llvm;
 using namespace chimera;
@@ -133,13 +132,10 @@ private:
       if (staysInCycle(I))
         Common = Common ? DT.findNearestCommonDominator(Common, I.getParent())
                         : I.getParent();
-    while (Loop *L = LI.getLoopFor(Common)) {
-      BasicBlock *Before = L->getLoopPreheader();
-      if (!Before)
-        Before = InsertPreheaderForLoop(L, &DT, &LI, nullptr, false);
-      Common = Before ? Before
-                      : DT.getNode(L->getHeader())->getIDom()->getBlock();
-    }
+    // Not in a block made for it before the loop: where the function is little
+    // more than that loop, the new edge costs more than the poll at entry.
+    while (Loop *L = LI.getLoopFor(Common))
+      Common = DT.getNode(L->getHeader())->getIDom()->getBlock();
     auto It = Common->getFirstInsertionPt();
     while (isa<AllocaInst>(&*It))
       ++It;
