@@ -162,7 +162,8 @@ static _Noreturn void finish(const struct noded_msg *m, size_t len,
     }
 }
 
-static void run(int sock, bool no_input, const char *prog, const char *node)
+static _Noreturn void run(int sock, bool no_input, const char *prog,
+                         const char *node)
 {
     static const int forwarded[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGTERM,
                                      SIGUSR1, SIGUSR2, SIGALRM };
