@@ -140,7 +140,7 @@ void *chimera_poll_slow(void)
         t->kick = 0;
         chimera_pipe_call(HOME_NOTHING, none);
     }
-    if (!policy_moves(t)) {
+    if (!policy_moves(t) || !chimera_has_room(t)) {
         return NULL;
     }
     t->busy = 1;

@@ -370,6 +370,7 @@ _Noreturn void chimera_pipe_peer(const char *where)
             break;
         }
         what.t->fd[ISA_HERE] = fd;
+        chimera_guard(what.t);
         if (chimera_spawn((void *)what.t->unwind_top[ISA_HERE], serve, what.t,
                           &tid) < 0) {
             chimera_die("pipe: cannot make a thread");

@@ -152,6 +152,9 @@ extern int chimera_node;        /* of this process */
 /* thread.c */
 struct thread *chimera_thread(void);
 void chimera_thread_exit(void);
+void chimera_guard(const struct thread *t);
+/* False: nested so deep that the unwind stacks cannot take another segment. */
+bool chimera_has_room(const struct thread *t);
 
 /* capture.c */
 enum run_end chimera_run(struct thread *t, uint64_t start, bool asked);

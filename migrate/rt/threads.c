@@ -9,10 +9,12 @@
 #include "thread.h"
 
 #define NR_MMAP 9
+#define NR_MPROTECT 10
 #define NR_SCHED_YIELD 24
 
 #define BUFFER_BYTES (256ul << 10)
-#define UNWIND_BYTES (256ul << 10)
+#define UNWIND_BYTES (4ul << 20)        /* touched pages count */
+#define UNWIND_RESERVE (64ul << 10)     /* for one segment and a handler */
 #define NATIVE_BYTES (64ul << 20)       /* in pipe mode; touched pages count */
 #define DYNAMIC_BYTES (64ul << 20)
 
@@ -49,6 +51,29 @@ static char *map(uint64_t len)
     return p < 0 && p > -4096 ? NULL : (char *)p;
 }
 
+/* The lowest page of every stack of ours faults; each process sees to it. */
+void chimera_guard(const struct thread *t)
+{
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        chimera_native_syscall(NR_MPROTECT, t->unwind_top[i] - UNWIND_BYTES,
+                               4096, 0, 0, 0, 0);
+    }
+    if (chimera_mode != MODE_SELF) {
+        chimera_native_syscall(NR_MPROTECT, t->native_top - NATIVE_BYTES, 4096,
+                               0, 0, 0, 0);
+    }
+}
+
+bool chimera_has_room(const struct thread *t)
+{
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        if (t->usp[i] < t->unwind_top[i] - UNWIND_BYTES + UNWIND_RESERVE) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static struct thread *make(void)
 {
     uint64_t peer = chimera_mode == MODE_PIPE_HOME ? NATIVE_BYTES : 0;
@@ -75,6 +100,7 @@ static struct thread *make(void)
     t->dynamic_low = p;
     t->dynamic_top = p + DYNAMIC_BYTES;
     t->fd[0] = t->fd[1] = -1;
+    chimera_guard(t);
     return t;
 }
 

@@ -13,7 +13,7 @@ define i32 @leaf(i32 %x) #0 {
   ret i32 %y
 }
 
-; CHECK-LABEL: define i32 @leaf(
+; CHECK-LABEL: define {{.*}}i32 @leaf(
 ; CHECK: %[[P:.*]] = call preserve_allcc ptr @__chimera_poll_slow()
 ; CHECK: %[[M:.*]] = icmp ne ptr %[[P]], null
 ; CHECK: br i1 %[[M]], label %mig.save, label
@@ -29,7 +29,7 @@ define i32 @caller(i32 %a, i32 %b) #0 {
   ret i32 %t
 }
 
-; CHECK-LABEL: define i32 @caller(
+; CHECK-LABEL: define {{.*}}i32 @caller(
 ; CHECK-SAME: personality ptr @__chimera_personality
 ; CHECK: invoke i32 @leaf(i32 %a)
 ; CHECK-NEXT: to label %{{.*}} unwind label %[[PAD1:.*]]
@@ -41,7 +41,7 @@ define i32 @caller(i32 %a, i32 %b) #0 {
 ; CHECK: call void @__chimera_next(ptr
 ; CHECK: [[PAD2]]:
 
-; CHECK-LABEL: define internal i32 @"caller$resume"(ptr %rec)
+; CHECK-LABEL: define {{.*}}i32 @"caller$resume"(ptr %rec)
 ; CHECK: %low = load i64, ptr
 ; CHECK: switch i32 %{{.*}}, label %resume.bad
 ; CHECK: resume.1:
@@ -52,7 +52,7 @@ define i32 @caller(i32 %a, i32 %b) #0 {
 ; CHECK: [[RPAD]]:
 ; CHECK-NEXT: landingpad
 
-; CHECK: define internal void @"caller$entry"(ptr %0, ptr %1)
-; RET: define internal i32 @chimera.return(ptr %0) section "chimera_thunks"
+; CHECK: define {{.*}}void @"caller$entry"(ptr %0, ptr %1)
+; RET: define {{.*}}i32 @chimera.return(ptr %0) section "chimera_thunks"
 
 attributes #0 = { "chimera"="loops" noinline }

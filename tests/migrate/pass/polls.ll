@@ -3,7 +3,8 @@
 ; RUN: %chimera %s | FileCheck %s
 target datalayout = "e-m:e-p270:32:32-p271:32:32-p272:64:64-i64:64-i128:128-f80:128-n8:16:32:64-S128"
 
-; CHECK-LABEL: define i64 @fib(
+; CHECK-LABEL: define {{.*}}i64 @fib(
+; CHECK: more:
 ; CHECK-NEXT: %poll = load volatile i32, ptr @__chimera_flag
 define i64 @fib(i64 %n) #0 {
   %c = icmp slt i64 %n, 2
@@ -19,14 +20,14 @@ done:
   ret i64 %n
 }
 
-; CHECK-LABEL: define void @nest(
+; CHECK-LABEL: define {{.*}}void @nest(
 ; CHECK: outer:
 ; CHECK: load volatile i32, ptr @__chimera_flag
 ; CHECK: inner:
 ; CHECK-NOT: load volatile i32, ptr @__chimera_flag
-; CHECK-LABEL: define void @short(
+; CHECK-LABEL: define {{.*}}void @short(
 ; CHECK-NOT: load volatile i32, ptr @__chimera_flag
-; CHECK-LABEL: define i64 @native(
+; CHECK-LABEL: define {{.*}}i64 @native(
 define void @nest(ptr %p, i64 %n) #0 {
 entry:
   br label %outer

@@ -6,11 +6,12 @@ target datalayout = "e-m:e-p270:32:32-p271:32:32-p272:64:64-i64:64-i128:128-f80:
 declare void @__chimera_point()
 declare void @use(ptr)
 
-; CHECK-LABEL: define void @fixed(
+; CHECK-LABEL: define {{.*}}void @fixed(
 ; CHECK: %v = alloca [4 x i32]
 ; CHECK: mig.save:
 ; CHECK: store i32 1, ptr
-; CHECK: store ptr %v, ptr
+; CHECK: %[[BIASED:.*]] = getelementptr i8, ptr %v, i64 1
+; CHECK: store ptr %[[BIASED]], ptr
 define void @fixed() #0 {
   %v = alloca [4 x i32]
   call void @use(ptr %v)
@@ -18,7 +19,7 @@ define void @fixed() #0 {
   call void @use(ptr %v)
   ret void
 }
-; CHECK-LABEL: define void @vla(
+; CHECK-LABEL: define {{.*}}void @vla(
 ; CHECK: %[[MARK:.*]] = load ptr, ptr %{{.*}}
 ; CHECK: %v = call ptr @__chimera_dynamic_alloca(i64 %{{.*}}, i64 16)
 ; CHECK-NOT: alloca

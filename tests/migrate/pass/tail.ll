@@ -7,10 +7,10 @@ define i32 @leaf(i32 %x) #0 {
   call void @__chimera_point()
   ret i32 %x
 }
-; CHECK-LABEL: define i32 @last(
+; CHECK-LABEL: define {{.*}}i32 @last(
 ; CHECK-NOT: invoke
 ; CHECK: tail call i32 @leaf
-; CHECK-LABEL: define i32 @forced(
+; CHECK-LABEL: define {{.*}}i32 @forced(
 ; CHECK: musttail call i32 @leaf
 define i32 @last(i32 %x) #0 {
   %r = tail call i32 @leaf(i32 %x)
