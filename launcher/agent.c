@@ -305,7 +305,7 @@ static void on_closed(struct conn *conn, const GError *error, void *opaque)
 {
     struct agent *a = opaque;
 
-    fail_sessions(a, "the connection to the guest agent ended");
+    a->in_sync = false;
     a->ops->closed(a, error, a->opaque);
 }
 
@@ -329,7 +329,7 @@ struct agent *agent_new(int fd, const struct agent_ops *ops, void *opaque)
 void agent_free(struct agent *a)
 {
     if (a) {
-        fail_sessions(a, "the node went down");
+        fail_sessions(a, "the connection to the guest agent ended");
         conn_free(a->conn);
         g_hash_table_unref(a->sessions);
         g_free(a);
@@ -425,4 +425,9 @@ void agent_session_abandon(struct agent_session *s)
     s->ops = NULL;
     agent_session_signal(s, SIGHUP);
     s->kill_timer = g_timeout_add(HANGUP_GRACE_MS, on_kill_timer, s);
+}
+
+void agent_drain(struct agent *a)
+{
+    conn_drain(a->conn);
 }

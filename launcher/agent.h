@@ -25,7 +25,10 @@ struct agent_ops {
                     void *opaque);
     /* The agent broke the protocol or restarted; all sessions were ended. */
     void (*trouble)(struct agent *agent, const char *what, void *opaque);
-    /* The connection is over, all sessions were ended. Last call. */
+    /*
+     * The connection is over. Last call but for the ends of sessions, which
+     * agent_free() brings: so the owner can find out first why it is over.
+     */
     void (*closed)(struct agent *agent, const GError *error, void *opaque);
 };
 
@@ -46,6 +49,8 @@ struct agent_session_ops {
 /* Takes over @fd; sends AGENT_RESET, which QEMU keeps until the port opens. */
 struct agent *agent_new(int fd, const struct agent_ops *ops, void *opaque);
 void agent_free(struct agent *agent);
+/* As conn_drain(). */
+void agent_drain(struct agent *agent);
 bool agent_is_ready(const struct agent *agent);
 
 /*

@@ -417,9 +417,10 @@ static void scan_key(struct parser *p, unsigned line, struct group *g,
     g_hash_table_insert(g->keys, g_steal_pointer(&key), GUINT_TO_POINTER(line));
 }
 
-static void scan(struct parser *p, const char *text)
+static void scan(struct parser *p, const char *text, gsize len)
 {
-    g_auto(GStrv) lines = g_strsplit(text, "\n", -1);
+    g_autofree char *terminated = g_strndup(text, len);
+    g_auto(GStrv) lines = g_strsplit(terminated, "\n", -1);
     struct group *current = NULL;
     bool in_bad_group = false;
 
@@ -688,7 +689,7 @@ struct machine_config *config_parse(const char *path, const char *text,
         add_error(&p, line, NULL, "found a byte that is not UTF-8 text (0x%02x)",
                   (unsigned char)*bad);
     } else {
-        scan(&p, text);
+        scan(&p, text, len);
     }
     if (errors->len == 0) {
         if (!g_key_file_load_from_data(kf, text, len, G_KEY_FILE_NONE,

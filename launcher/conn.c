@@ -113,6 +113,22 @@ static gboolean conn_readable(int fd, GIOCondition cond, gpointer opaque)
     return G_SOURCE_CONTINUE;
 }
 
+void conn_drain(struct conn *conn)
+{
+    ssize_t n = 1;
+
+    conn->refs++;
+    while (conn->fd >= 0 && n > 0 && conn->in->len <= conn->max_input) {
+        guint old = conn->in->len;
+
+        g_byte_array_set_size(conn->in, old + READ_BYTES);
+        n = recv(conn->fd, conn->in->data + old, READ_BYTES, MSG_DONTWAIT);
+        g_byte_array_set_size(conn->in, old + (guint)MAX(n, 0));
+        conn_offer(conn);
+    }
+    conn_unref(conn);
+}
+
 /* Returns 0 or the errno that ended the connection. */
 static int conn_push(struct conn *conn)
 {

@@ -36,6 +36,12 @@ void conn_free(struct conn *conn);
 void conn_write(struct conn *conn, const void *data, gsize len);
 gsize conn_queued_bytes(const struct conn *conn);
 
+/*
+ * Takes in what the peer has sent before it ended: for an owner that hears of
+ * that end by another way. Does not call closed() for it.
+ */
+void conn_drain(struct conn *conn);
+
 /* Send what is queued, then end our direction; input goes on until closed. */
 void conn_finish(struct conn *conn);
 

@@ -20,6 +20,7 @@ enum {
     /* sync and power-off of a guest take some 100 ms under TCG */
     POWEROFF_GRACE_MS = 3000,
     QUIT_GRACE_MS = 2000, /* QEMU's own exit, after QMP quit */
+    EXIT_GRACE_MS = 1000, /* from the end of its sockets to its own */
     ERROR_LINES = 20, /* of a console or of QEMU's stderr in a message */
 };
 
@@ -85,6 +86,10 @@ static void boot_failed(struct machine *m, char *error)
 
 static void node_disconnect(struct node *n)
 {
+    if (n->agent_timer) {
+        g_source_remove(n->agent_timer);
+        n->agent_timer = 0;
+    }
     g_clear_pointer(&n->qmp, qmp_free);
     g_clear_pointer(&n->agent, agent_free);
     g_clear_pointer(&n->console, conn_free);
@@ -147,6 +152,13 @@ static gboolean on_child_exit(int fd, GIOCondition cond, gpointer opaque)
         info.si_status = SIGKILL;
     }
     n->pid_source = 0;
+    /* Its last words may say why, and how its sessions ended. */
+    if (n->qmp) {
+        qmp_drain(n->qmp);
+    }
+    if (n->agent) {
+        agent_drain(n->agent);
+    }
     node_down(n, &info);
     return G_SOURCE_REMOVE;
 }
@@ -306,17 +318,31 @@ static void on_agent_trouble(struct agent *agent, const char *what, void *opaque
     machine_log(n->machine, "node %s: %s", n->config->name, what);
 }
 
+static gboolean on_agent_gone(gpointer opaque)
+{
+    struct node *n = opaque;
+
+    n->agent_timer = 0;
+    g_clear_pointer(&n->agent, agent_free);
+    return G_SOURCE_REMOVE;
+}
+
 static void on_agent_closed(struct agent *agent, const GError *error,
                             void *opaque)
 {
     struct node *n = opaque;
     struct machine *m = n->machine;
 
-    agent_free(agent);
-    n->agent = NULL;
     if (error) {
-        boot_failed(
-            m, g_strdup_printf("node %s: %s", n->config->name, error->message));
+        boot_failed(m, g_strdup_printf("node %s: %s", n->config->name,
+                                       error->message));
+    }
+    /*
+     * A process that ends closes its descriptors first and can be waited for
+     * a little later; its sessions shall hear the reason.
+     */
+    if (!n->agent_timer) {
+        n->agent_timer = g_timeout_add(EXIT_GRACE_MS, on_agent_gone, n);
     }
 }
 

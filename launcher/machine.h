@@ -38,6 +38,7 @@ struct node {
     guint pid_source;
     struct qmp *qmp;
     struct agent *agent;
+    guint agent_timer; /* its connection ended, QEMU should follow */
     struct conn *console;
     bool whole; /* its guest sees all nodes */
     gint64 start_us, qmp_us, agent_us, up_us; /* monotonic; 0: not yet */

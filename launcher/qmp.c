@@ -222,3 +222,8 @@ void qmp_execute(struct qmp *qmp, const char *command, bool oob,
     send_command(qmp, oob ? "exec-oob" : "execute", command, NULL,
                  qmp->state == READY, reply, opaque);
 }
+
+void qmp_drain(struct qmp *qmp)
+{
+    conn_drain(qmp->conn);
+}

@@ -29,6 +29,8 @@ typedef void qmp_reply(JsonNode *ret, const GError *error, void *opaque);
 
 struct qmp *qmp_new(int fd, const struct qmp_ops *ops, void *opaque);
 void qmp_free(struct qmp *qmp);
+/* As conn_drain(). */
+void qmp_drain(struct qmp *qmp);
 
 /* @oob: out of band, answered even while QEMU's main loop is busy. */
 void qmp_execute(struct qmp *qmp, const char *command, bool oob,

@@ -27,9 +27,9 @@ enum {
     GRANT_BYTES = AGENT_WINDOW_BYTES / 8,
     /* After SIGTERM or SIGHUP the program has this long. */
     TERM_GRACE_MS = 2000,
-    /* So many SIGINTs within this time mean: now. */
+    /* So many SIGINTs, no two further apart than this, mean: now. */
     FORCE_COUNT = 3,
-    FORCE_WITHIN_US = 2000000,
+    FORCE_GAP_US = 2000000,
     CONSOLE_LOG_BYTES = 65536,
     ESCAPE = 0x1d, /* ^] */
 };
@@ -60,7 +60,7 @@ struct session {
     bool stdin_ended;
     uint32_t stdin_room;
     unsigned interrupts;
-    gint64 first_interrupt_us;
+    gint64 last_interrupt_us;
     guint grace_timer;
     int end_signal; /* SIGTERM or SIGHUP came; SIGINT: forced */
     bool given_up;
@@ -288,10 +288,10 @@ static void on_interrupt(struct session *s)
 {
     gint64 now = g_get_monotonic_time();
 
-    if (now - s->first_interrupt_us > FORCE_WITHIN_US) {
-        s->first_interrupt_us = now;
+    if (now - s->last_interrupt_us > FORCE_GAP_US) {
         s->interrupts = 0;
     }
+    s->last_interrupt_us = now;
     if (++s->interrupts == FORCE_COUNT) {
         s->end_signal = SIGINT;
         give_up_now(s);

@@ -512,8 +512,8 @@ static void test_agent_port(void)
     start_session(&p);
     shutdown(p.fd, SHUT_RDWR);
     iterate();
-    assert_log(&p, "failed(the connection to the guest agent ended) "
-                   "closed() ");
+    assert_log(&p, "closed() failed(the connection to the guest agent "
+                   "ended) ");
     peer_stop(&p);
 }
 

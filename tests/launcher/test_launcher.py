@@ -700,11 +700,14 @@ class Sessions(FakeTest):
                            'trap "echo no >&2" INT; echo ready; '
                            'while :; do sleep 100; done')
         child.stdout.readline()
-        for _ in range(2):
+        interrupts, line = 0, b'no\n'
+        while line:  # a slow host may let the two seconds pass
+            self.assertEqual(line, b'no\n')
             child.send_signal(signal.SIGINT)
-            self.assertEqual(child.stderr.readline(), b'no\n')
-        child.send_signal(signal.SIGINT)
-        self.assertEqual(self.finish(child, timeout=10).code, 130)
+            interrupts += 1
+            line = child.stderr.readline()
+        self.assertGreaterEqual(interrupts, 3)
+        self.assertEqual(self.finish(child).code, 130)
 
     def test_client_dies(self):
         child = self.start('exec', 'x86', 'sh', '-c',
@@ -911,7 +914,7 @@ class Sessions(FakeTest):
                 data += f(kind, rng.randbytes(rng.randrange(40)),
                           stream=rng.choice([0, 0, 0, 1, 2, 3]))
             data += rng.randbytes(rng.randrange(20))
-            self.control(data, read=rng.random() < 0.1 and not data)
+            self.control(data, read=False)
         self.assertEqual(self.status('m')['state'], 'running')
         self.ok('exec', 'x86', 'true')
 
