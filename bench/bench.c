@@ -46,6 +46,8 @@ void bench_init(int *argc, char ***argv, const char *what,
     GOptionEntry entries[] = {
         { "json", 0, 0, G_OPTION_ARG_NONE, &ret_options->json,
           "One JSON object a line", NULL },
+        { "markdown", 0, 0, G_OPTION_ARG_NONE, &ret_options->markdown,
+          "Rows of a Markdown table", NULL },
         { "samples", 'n', 0, G_OPTION_ARG_INT, &ret_options->samples,
           "Runs of each side", "N" },
         { "config", 'c', 0, G_OPTION_ARG_FILENAME, &ret_options->config,
@@ -54,6 +56,7 @@ void bench_init(int *argc, char ***argv, const char *what,
     };
 
     ret_options->json = FALSE;
+    ret_options->markdown = FALSE;
     ret_options->samples = default_samples;
     ret_options->config = NULL;
     g_option_context_set_summary(context, what);
@@ -223,6 +226,27 @@ static void emit_row(const struct bench_figure *figure, double value,
            bench_quantile(figure->samples, 1), verdict);
 }
 
+static void emit_markdown(const struct bench_figure *figure, double value,
+                          double reference, double ratio)
+{
+    printf("| %s | %s | %.4g %s | ", figure->name, figure->kase, value,
+           figure->unit);
+    if (figure->reference_samples) {
+        printf("%.4g (%s) | %.3f | ", reference,
+               figure->reference == BENCH_FLOOR ? "floor" : "peer", ratio);
+    } else {
+        printf("- | - | ");
+    }
+    if (figure->goal > 0) {
+        printf("%.3g | ", figure->goal);
+    } else {
+        printf("- | ");
+    }
+    printf("%u: %.4g..%.4g |\n", figure->samples->len,
+           bench_quantile(figure->samples, 0),
+           bench_quantile(figure->samples, 1));
+}
+
 void bench_emit(const struct bench_options *options,
                 const struct bench_figure *figure)
 {
@@ -232,6 +256,8 @@ void bench_emit(const struct bench_options *options,
 
     if (options->json) {
         emit_json(figure, value, reference, ratio);
+    } else if (options->markdown) {
+        emit_markdown(figure, value, reference, ratio);
     } else {
         emit_row(figure, value, reference, ratio);
     }

@@ -37,6 +37,7 @@ struct bench_figure {
 /** Options that every benchmark takes. */
 struct bench_options {
     gboolean json;
+    gboolean markdown; /* rows of the table whose head `bench all` prints */
     int samples;   /* pairs of runs */
     char *config;  /* machine configuration file */
 };
