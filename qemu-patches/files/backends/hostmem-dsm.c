@@ -293,40 +293,38 @@ static SysEmuTarget dsm_isa_from_elf_machine(uint16_t elf_machine)
 static bool dsm_backend_check_host(HostMemoryBackend *backend, Error **errp)
 {
     if (phase_check(PHASE_MACHINE_INITIALIZED)) {
-        error_setg(errp, "memory-backend-dsm cannot be added to a machine "
-                   "that is running");
+        error_setg(errp, "it cannot be added to a machine that is running");
         return false;
     }
     if (dsm_instance) {
-        error_setg(errp, "there is a memory-backend-dsm already, and a "
-                   "process can be one node only");
+        error_setg(errp, "there is one already, and a process can be one node "
+                   "only");
         return false;
     }
     if (!backend->share) {
-        error_setg(errp, "memory-backend-dsm cannot have share=off");
+        error_setg(errp, "share=off: other nodes could not map it");
         return false;
     }
     if (backend->prealloc) {
-        error_setg(errp, "memory-backend-dsm cannot have prealloc=on");
+        error_setg(errp, "prealloc=on is not possible");
         return false;
     }
     if (backend->merge) {
-        error_setg(errp, "memory-backend-dsm cannot have merge=on");
+        error_setg(errp, "merge=on is not possible");
         return false;
     }
     if (backend->guest_memfd) {
-        error_setg(errp, "memory-backend-dsm cannot back private guest "
-                   "memory");
+        error_setg(errp, "private guest memory is not possible");
         return false;
     }
     if (icount_enabled()) {
-        error_setg(errp, "memory-backend-dsm cannot be used with icount: "
-                   "other nodes do not follow its clock");
+        error_setg(errp, "icount is not possible: other nodes do not follow "
+                   "its clock");
         return false;
     }
     if (tcg_enabled() && !qemu_tcg_mttcg_enabled()) {
-        error_setg(errp, "memory-backend-dsm needs -accel tcg,thread=multi: "
-                   "a single thread's atomics are not atomic for other nodes");
+        error_setg(errp, "-accel tcg,thread=multi is needed: a single "
+                   "thread's atomics are not atomic for other nodes");
         return false;
     }
     return true;
@@ -543,12 +541,11 @@ static void dsm_backend_exit(Notifier *notifier, void *data)
     dsm_backend_leave(m);
 }
 
-static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
+static bool dsm_backend_setup(HostMemoryBackendDsm *m, Error **errp)
 {
-    HostMemoryBackendDsm *m = MEMORY_BACKEND_DSM(backend);
     int ret;
 
-    if (!dsm_backend_check_host(backend, errp) ||
+    if (!dsm_backend_check_host(MEMORY_BACKEND(m), errp) ||
         !dsm_backend_check_machine(m, errp) ||
         !dsm_backend_create_node(m, errp) ||
         !dsm_backend_init_memory(m, errp)) {
@@ -557,8 +554,8 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
 
     ret = ram_block_discard_disable(true);
     if (ret < 0) {
-        error_setg_errno(errp, -ret, "something needs to discard guest "
-                         "memory, which memory-backend-dsm cannot allow");
+        error_setg_errno(errp, -ret, "something else needs to discard guest "
+                         "memory");
         return false;
     }
     m->discard_disabled = true;
@@ -574,6 +571,19 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
         error_setg_errno(errp, -ret, "cannot listen at nodes.%u.address '%s'",
                          m->machine.self,
                          m->machine.node[m->machine.self].address);
+        return false;
+    }
+    return true;
+}
+
+static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
+{
+    ERRP_GUARD();
+    HostMemoryBackendDsm *m = MEMORY_BACKEND_DSM(backend);
+
+    if (!dsm_backend_setup(m, errp)) {
+        error_prepend(errp, "memory-backend-dsm '%s': ",
+                      object_get_canonical_path_component(OBJECT(m)));
         return false;
     }
 

@@ -116,10 +116,9 @@ static char *nodes_json(const Isa *const *isa, unsigned nr, uint64_t ram_bytes)
     return g_string_free(s, false);
 }
 
-/* @object, @device: more properties, beginning with a comma, or "". */
+/* @device: more of its properties, beginning with a comma, or "". */
 static char *node_args(const Isa *const *isa, unsigned nr, unsigned self,
-                       uint64_t ram_bytes, const char *object,
-                       const char *device)
+                       uint64_t ram_bytes, const char *device)
 {
     g_autofree char *list = nodes_json(isa, nr, ram_bytes);
 
@@ -127,17 +126,17 @@ static char *node_args(const Isa *const *isa, unsigned nr, unsigned self,
         "-nodefaults %s -M %s,memory-backend=ram -m %" PRIu64 "k -bios %s "
         "-object '{\"qom-type\":\"memory-backend-dsm\",\"id\":\"ram\","
         "\"size\":%" PRIu64 ",\"machine-uuid\":\"" MACHINE_UUID "\","
-        "\"self\":%u,\"nodes\":%s%s}' "
+        "\"self\":%u,\"nodes\":%s}' "
         "-device virtio-fabric-pci,dsm=ram,addr=04.0%s",
-        isa[self]->args, isa[self]->machine, ram_bytes / KiB, bios_path, ram_bytes, self, list,
-        object, device);
+        isa[self]->args, isa[self]->machine, ram_bytes / KiB, bios_path,
+        ram_bytes, self, list, device);
 }
 
 static Node *node_start_full(const Isa *const *isa, unsigned nr, unsigned self,
                              uint64_t ram_bytes, const char *device)
 {
     Node *n = &nodes[self];
-    g_autofree char *args = node_args(isa, nr, self, ram_bytes, "", device);
+    g_autofree char *args = node_args(isa, nr, self, ram_bytes, device);
 
     memset(n, 0, sizeof(*n));
     n->isa = isa[self];
@@ -496,7 +495,8 @@ static const BadArgs bad_args[] = {
     { "unknown", "\"colour\":\"blue\"", "", "colour" },
     { "thread", "", "-accel tcg,thread=single", "thread=multi" },
     { "icount", "", "-accel tcg -icount 3", "icount" },
-    { "two", "", "-object '@OBJECT2@'", "a process can be one node only" },
+    { "two", "", "-object '@OBJECT2@'",
+      "memory-backend-dsm 'ram2': there is one already" },
     { "no-dsm", "", "-device virtio-fabric-pci",
       "dsm must name a memory-backend-dsm" },
     { "other-backend", "", "-object memory-backend-memfd,id=m,size=1M "

@@ -190,9 +190,10 @@ unsigned qfabric_send(QFabric *f, uint16_t node, uint8_t cls,
         .len = cpu_to_le32(len),
     };
     uint64_t buf;
-    unsigned slot;
+    unsigned slot = 0;
 
-    for (slot = 0; slot < QFABRIC_TX_SLOTS && f->tx_busy[slot]; slot++) {
+    while (slot < QFABRIC_TX_SLOTS && f->tx_busy[slot]) {
+        slot++;
     }
     g_assert_cmpuint(slot, <, QFABRIC_TX_SLOTS);
     f->tx_busy[slot] = true;
@@ -360,10 +361,12 @@ static void virtio_fabric_register_nodes(void)
     }
     before = g_strdup_printf(
         "-m 128M -machine memory-backend=fabric-ram "
-        "-object memory-backend-dsm,id=fabric-ram,size=128M,self=0,"
-        "machine-uuid=9f2a6bd4-3e0c-4f43-8c9b-3d2f70a1c0de,"
-        "nodes.0.name=only,nodes.0.isa=%s,nodes.0.cpus=1,nodes.0.size=128M,"
-        "nodes.0.address=unix:%s/qos-fabric-%d.sock",
+        "-object '{\"qom-type\":\"memory-backend-dsm\","
+        "\"id\":\"fabric-ram\",\"size\":134217728,\"self\":0,"
+        "\"machine-uuid\":\"9f2a6bd4-3e0c-4f43-8c9b-3d2f70a1c0de\","
+        "\"nodes\":[{\"name\":\"only\",\"isa\":\"%s\",\"cpus\":1,"
+        "\"size\":134217728,"
+        "\"address\":\"unix:%s/qos-fabric-%d.sock\"}]}'",
         arch, g_get_tmp_dir(), getpid());
     opts.before_cmd_line = before;
     add_qpci_address(&opts, &addr);

@@ -91,12 +91,11 @@ bool qfabric_poll_event(QFabric *f, struct virtio_fabric_event *ev,
                         bool repost);
 
 /* Fields of the device's configuration, before features are negotiated too. */
-#define qfabric_config16(f, field) \
-    (f)->d->bus->config_readw((f)->d, offsetof(struct virtio_fabric_config, field))
-#define qfabric_config32(f, field) \
-    (f)->d->bus->config_readl((f)->d, offsetof(struct virtio_fabric_config, field))
-#define qfabric_config64(f, field) \
-    (f)->d->bus->config_readq((f)->d, offsetof(struct virtio_fabric_config, field))
+#define qfabric_config_at(f, op, field) \
+    ((f)->d->bus->op((f)->d, offsetof(struct virtio_fabric_config, field)))
+#define qfabric_config16(f, field) qfabric_config_at(f, config_readw, field)
+#define qfabric_config32(f, field) qfabric_config_at(f, config_readl, field)
+#define qfabric_config64(f, field) qfabric_config_at(f, config_readq, field)
 
 uint16_t qfabric_node_state(QFabric *f, uint16_t node);
 
