@@ -42,6 +42,45 @@ static bool eventually(bool (*cond)(const char *), const char *name, bool want)
     return true;
 }
 
+/* What is not allowed, at home and elsewhere. */
+static void refusals(const char *name, long fd, uint64_t *at, size_t size)
+{
+    char link[64];
+    uint64_t value, *part;
+    long ro;
+
+    check(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) ==
+                  MAP_FAILED &&
+              errno == EACCES,
+          "executable mapping");
+    check_is(sys(mprotect(at, PAGE, PROT_READ | PROT_EXEC)), -EACCES,
+             "mprotect to executable");
+    check(mmap(NULL, PAGE, R, MAP_PRIVATE, fd, 0) == MAP_FAILED &&
+              errno == EINVAL,
+          "private mapping");
+    check(mremap(at, size, 2 * size, MREMAP_MAYMOVE) == MAP_FAILED,
+          "mremap grew it");
+    check_is(sys(ftruncate(fd, PAGE)), -EPERM, "truncate");
+    check(read(fd, &value, 8) < 0, "read() works");
+    check(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE),
+          "fallocate() works");
+    check(madvise(at, PAGE, MADV_REMOVE), "MADV_REMOVE works");
+    snprintf(link, sizeof(link), "/proc/self/fd/%ld", fd);
+    check_is(sys(open(link, O_RDWR)), -ENXIO, "reopen");
+
+    ro = seg_open(name, O_RDONLY);
+    check(ro >= 0, "open read only: %ld", ro);
+    check(mmap(NULL, PAGE, RW, MAP_SHARED, ro, 0) == MAP_FAILED &&
+              errno == EACCES,
+          "writable mapping of a read only descriptor");
+    part = map(ro, PAGE, R, 0);
+    check_is(part[1], at[1], "read only mapping");
+    check_is(sys(mprotect(part, PAGE, RW)), -EACCES, "mprotect to writable");
+    check_is(poke(part, 1), SIGNALLED(SIGSEGV), "write to read only");
+    munmap(part, PAGE);
+    close(ro);
+}
+
 /* Made here, used there. */
 static void test_home_here(void)
 {
@@ -91,6 +130,7 @@ static void test_home_here(void)
     order_result();
     check_is(at[0], 400000, "increments");
 
+    refusals("alpha", fd, at, size);
     check_is(there(DO_UNMAP, .a = rat, .b = size), 0, "unmap there");
     check_is(there(DO_CLOSE, .a = rfd), 0, "close there");
     munmap(at, size);
@@ -104,7 +144,7 @@ static void test_home_here(void)
 static void test_home_there(void)
 {
     const size_t size = 300 * PAGE;
-    long rfd = there_named("beta", DO_CREATE, .a = size, .b = 0644), fd, ro;
+    long rfd = there_named("beta", DO_CREATE, .a = size, .b = 0644), fd;
     int64_t rat = there(DO_MAP, .a = rfd, .b = size, .c = RW);
     struct chimera_seg_stat st;
     uint64_t *at, value, *part;
@@ -133,38 +173,7 @@ static void test_home_there(void)
              "touch behind the end");
     munmap(part, 4 * PAGE);
 
-    /* what is not allowed */
-    check(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) ==
-                  MAP_FAILED &&
-              errno == EACCES,
-          "executable mapping");
-    check_is(sys(mprotect(at, PAGE, PROT_READ | PROT_EXEC)), -EACCES,
-             "mprotect to executable");
-    check(mmap(NULL, PAGE, R, MAP_PRIVATE, fd, 0) == MAP_FAILED &&
-              errno == EINVAL,
-          "private mapping");
-    check_is(sys(ftruncate(fd, PAGE)), -EPERM, "truncate");
-    check(read(fd, &value, 8) < 0, "read() works");
-    check_is(sys(open("/proc/self/fd/63", O_RDWR)), -ENOENT, "no descriptor");
-    {
-        char link[64];
-
-        snprintf(link, sizeof(link), "/proc/self/fd/%ld", fd);
-        check_is(sys(open(link, O_RDWR)), -ENXIO, "reopen");
-    }
-
-    /* read only */
-    ro = seg_open("beta", O_RDONLY);
-    check(ro >= 0, "open read only: %ld", ro);
-    check(mmap(NULL, PAGE, RW, MAP_SHARED, ro, 0) == MAP_FAILED &&
-              errno == EACCES,
-          "writable mapping of a read only descriptor");
-    part = map(ro, PAGE, R, 0);
-    check_is(part[1], at[1], "read only mapping");
-    check_is(sys(mprotect(part, PAGE, RW)), -EACCES, "mprotect to writable");
-    check_is(poke(part, 1), SIGNALLED(SIGSEGV), "write to read only");
-    munmap(part, PAGE);
-    close(ro);
+    refusals("beta", fd, at, size);
 
     /* mprotect back and forth keeps the data */
     check_is(sys(mprotect(at, size, R)), 0, "mprotect");
@@ -198,8 +207,6 @@ static void test_home_there(void)
     at[2] = 80;
     check_is(order((struct order_msg){ .op = DO_PEEK, .a = rat + 16 }).value, 80,
              "write after mremap there");
-    check(mremap(at, size, 2 * size, MREMAP_MAYMOVE) == MAP_FAILED,
-          "mremap grew it");
 
     /* system calls take such memory */
     {

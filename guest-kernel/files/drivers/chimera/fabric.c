@@ -1000,15 +1000,19 @@ err_free:
 	return err;
 }
 
+/* The windows lie in the device: nothing of them may be mapped after this. */
 static void fabric_remove(struct virtio_device *vdev)
 {
 	struct fabric *fab = vdev->priv;
+	struct chimera_node *node;
 
 	pr_err("the device was removed; this node is alone now\n");
 	virtio_break_device(vdev);
 	fabric_break(fab);
 	cancel_work_sync(&fab->rx_work);
 	cancel_work_sync(&fab->broken_work);
+	for_each_peer(node)
+		flush_work(&node->state_work);
 	synchronize_rcu();
 	virtio_reset_device(vdev);
 	vdev->config->del_vqs(vdev);

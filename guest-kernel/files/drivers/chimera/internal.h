@@ -8,22 +8,8 @@
  *   node.c    state of every node    window.c    their memory
  *   fabric.c  the virtio device
  *
- * Lock order, outermost first (docs/fabric.md has the reasons):
- *
- *   mmap_lock
- *   seg_remote.attach_lock, seg_remote.fault_lock
- *   seg_sysfs_lock
- *   seg_lock
- *   seg_home.grant_lock
- *   port_lock, port_ep.recv_lock
- *   chimera_node.window_sem
- *   -- below: spin locks taken with interrupts off --
- *   fabric.rx_lock
- *   port_ep.lock
- *   chimera_node.lock
- *   fabric.tx_lock
- *
- * No lock but the first two is held while a call waits for its answer.
+ * Lock order, who may wait for whom, and which barrier pairs with which:
+ * docs/fabric.md.
  */
 #ifndef _CHIMERA_INTERNAL_H
 #define _CHIMERA_INTERNAL_H
@@ -215,6 +201,7 @@ struct chimera_rx {
 
 /**
  * struct chimera_service - who handles the messages of one service.
+ * @classes: bits of the classes its messages may have, besides answers.
  * @atomic: tried first, in the interrupt or with interrupts off, in order of
  *	    arrival. True: handled. May be NULL.
  * @work:   the messages that @atomic left, in process context, in order per
@@ -228,6 +215,7 @@ struct chimera_rx {
  */
 struct chimera_service {
 	const char *name;
+	u8 classes;
 	bool (*atomic)(struct chimera_rx *rx);
 	void (*work)(struct chimera_rx *rx);
 	void (*node_greeted)(struct chimera_node *node);

@@ -340,11 +340,17 @@ bool chimera_msg_rx(struct chimera_rx *rx, u32 len)
 		chimera_drop(node, "message before HELLO");
 		return false;
 	}
+	svc = chimera_services[hdr->service];
+	if (hdr->flags & CHIMERA_HDR_REPLY ?
+	    rx->cls != VIRTIO_FABRIC_CLASS_REPLY :
+	    !(svc->classes & BIT(rx->cls))) {
+		chimera_drop(node, "message of the wrong class");
+		return false;
+	}
 	if (hdr->flags & CHIMERA_HDR_REPLY) {
 		chimera_reply_rx(rx);
 		return false;
 	}
-	svc = chimera_services[hdr->service];
 	if (svc->atomic && svc->atomic(rx))
 		return false;
 	if (!svc->work) {

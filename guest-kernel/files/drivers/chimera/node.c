@@ -222,9 +222,7 @@ static void node_hello_rx(struct chimera_rx *rx)
 
 static bool node_rx(struct chimera_rx *rx)
 {
-	if (rx->cls != VIRTIO_FABRIC_CLASS_REQUEST) {
-		chimera_drop(rx->node, "HELLO of the wrong class");
-	} else if (rx->hdr->type == CHIMERA_NODE_HELLO) {
+	if (rx->hdr->type == CHIMERA_NODE_HELLO) {
 		node_hello_rx(rx);
 	} else if (rx->hdr->type == CHIMERA_NODE_SYNCED &&
 		   READ_ONCE(rx->node->greeted)) {
@@ -238,6 +236,7 @@ static bool node_rx(struct chimera_rx *rx)
 
 const struct chimera_service chimera_node_service = {
 	.name = "node",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST),
 	.atomic = node_rx,
 };
 

@@ -71,22 +71,15 @@ static void ping_node_down(struct chimera_node *node)
 	wake_up_all(&bell_wait);
 }
 
-static bool ping_rx_valid(struct chimera_rx *rx)
-{
-	if (rx->cls == VIRTIO_FABRIC_CLASS_REQUEST &&
-	    rx->hdr->type == CHIMERA_PING_REQUEST)
-		return true;
-	chimera_drop(rx->node, "malformed ping");
-	return false;
-}
-
 /* Answered right here if there is room for the answer. */
 static bool ping_rx(struct chimera_rx *rx)
 {
 	const struct kvec vec = { (void *)rx->body, rx->len };
 
-	if (!ping_rx_valid(rx))
+	if (rx->hdr->type != CHIMERA_PING_REQUEST) {
+		chimera_drop(rx->node, "unknown ping");
 		return true;
+	}
 	return chimera_reply(rx, 0, &vec, 1, CHIMERA_NOWAIT) != -EAGAIN;
 }
 
@@ -99,6 +92,7 @@ static void ping_work(struct chimera_rx *rx)
 
 const struct chimera_service chimera_ping_service = {
 	.name = "ping",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST),
 	.atomic = ping_rx,
 	.work = ping_work,
 	.node_down = ping_node_down,

@@ -841,6 +841,11 @@ out:
 	return err;
 }
 
+static bool ep_has_message(struct port_ep *ep)
+{
+	return !list_empty_careful(&ep->ready);
+}
+
 int chimera_port_recv(struct port_ep *ep, struct chimera_msg __user *arg)
 {
 	struct chimera_msg msg;
@@ -863,8 +868,8 @@ int chimera_port_recv(struct port_ep *ep, struct chimera_msg __user *arg)
 		if (err != -EAGAIN || (msg.flags & CHIMERA_MSG_DONTWAIT))
 			break;
 		err = wait_event_interruptible_hrtimeout(ep->wait,
-				!list_empty_careful(&ep->ready),
-				left_until(until));
+							 ep_has_message(ep),
+							 left_until(until));
 		err = wait_result(err);
 	} while (!err);
 	if (!err || err == -EMSGSIZE)
@@ -1069,6 +1074,9 @@ static void port_node_down(struct chimera_node *node)
 
 const struct chimera_service chimera_port_service = {
 	.name = "port",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST) |
+		   BIT(VIRTIO_FABRIC_CLASS_BULK) |
+		   BIT(VIRTIO_FABRIC_CLASS_ACK),
 	.atomic = port_rx,
 	.work = port_work,
 	.node_down = port_node_down,

@@ -65,7 +65,7 @@ static int text_reserve(struct proc_text *t, size_t more)
 	if (need > (size_t)PROC_TEXT_MAX * VIRTIO_FABRIC_MAX_NODES)
 		return -E2BIG;
 	room = max(need, 2 * (size_t)t->room);
-	buf = kvmalloc(room, GFP_KERNEL);
+	buf = kvmalloc(room, GFP_KERNEL_ACCOUNT);
 	if (!buf)
 		return -ENOMEM;
 	if (t->len)
@@ -206,6 +206,7 @@ static void proc_node_down(struct chimera_node *node)
 
 const struct chimera_service chimera_proc_service = {
 	.name = "proc",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST),
 	.work = proc_work,
 	.node_down = proc_node_down,
 };

@@ -39,6 +39,7 @@ struct chimera_hdr {
 	__le32 status;		/* of a reply: 0 or an errno, positive */
 	__le64 cookie;
 };
+
 static_assert(sizeof(struct chimera_hdr) == 16);
 
 /* Payload bytes behind the header. */
@@ -121,6 +122,7 @@ struct chimera_seg_entry {
 	__le32 mode;
 	__le32 reserved;
 };
+
 static_assert(sizeof(struct chimera_seg_entry) == 96);
 
 /*

@@ -39,8 +39,8 @@
 /* Names per NAME_ADD, ids per NAME_DEL. */
 #define SEG_BATCH (CHIMERA_BODY_BYTES / sizeof(struct chimera_seg_entry))
 
-DEFINE_MUTEX(seg_lock);
-static DEFINE_MUTEX(seg_sysfs_lock);
+DEFINE_MUTEX(seg_lock);			/* names, their states, seg_own */
+static DEFINE_MUTEX(seg_sysfs_lock);	/* what of them is in sysfs */
 static LIST_HEAD(seg_names);		/* all nodes'; newest first */
 static LIST_HEAD(seg_own);		/* struct seg_home */
 static unsigned int seg_nr_names[VIRTIO_FABRIC_MAX_NODES];
@@ -91,6 +91,7 @@ static ssize_t attached_show(struct kobject *kobj,
 		return sysfs_emit(buf, "%u\n", chimera->self);
 	return sysfs_emit(buf, "\n");
 }
+
 static const struct kobj_attribute seg_attr_attached = __ATTR_RO(attached);
 
 static const struct attribute *const seg_attrs[] = {
@@ -949,6 +950,7 @@ static void seg_node_down(struct chimera_node *node)
 
 const struct chimera_service chimera_seg_service = {
 	.name = "segment",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST),
 	.atomic = seg_rx,
 	.work = seg_work,
 	.node_greeted = seg_node_greeted,

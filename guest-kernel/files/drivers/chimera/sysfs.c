@@ -131,18 +131,28 @@ static ssize_t window_phys_show(struct device *dev,
 }
 static DEVICE_ATTR_ADMIN_RO(window_phys);
 
-#define COUNTER(attr_name, field)					\
-static ssize_t attr_name##_show(struct device *dev,			\
-				struct device_attribute *attr, char *buf) \
-{									\
-	return sysfs_emit(buf, "%lld\n",				\
-			  atomic64_read(&to_node(dev)->field));		\
-}									\
-static DEVICE_ATTR_RO(attr_name)
+static ssize_t messages_sent_show(struct device *dev,
+				  struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lld\n", atomic64_read(&to_node(dev)->sent));
+}
+static DEVICE_ATTR_RO(messages_sent);
 
-COUNTER(messages_sent, sent);
-COUNTER(messages_received, received);
-COUNTER(messages_dropped, dropped);
+static ssize_t messages_received_show(struct device *dev,
+				      struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lld\n",
+			  atomic64_read(&to_node(dev)->received));
+}
+static DEVICE_ATTR_RO(messages_received);
+
+static ssize_t messages_dropped_show(struct device *dev,
+				     struct device_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%lld\n",
+			  atomic64_read(&to_node(dev)->dropped));
+}
+static DEVICE_ATTR_RO(messages_dropped);
 
 static struct attribute *node_attrs[] = {
 	&dev_attr_name.attr,
