@@ -395,7 +395,9 @@ static int write_counts(struct entry *list, uint64_t nr)
     if (!options.out) {
         return 0;
     }
-    qsort(list, nr, sizeof(*list), by_word);
+    if (nr > 0) {
+        qsort(list, nr, sizeof(*list), by_word);
+    }
     f = fopen(options.out, "we");
     if (!f) {
         return fail("%s: %s", options.out, strerror(errno));
