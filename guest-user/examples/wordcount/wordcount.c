@@ -361,11 +361,15 @@ static int prepare(const char *path)
     return 0;
 }
 
+/* Never NULL, also when there are no words: qsort() wants a pointer. */
 static struct entry *collect(uint64_t *ret_nr, uint64_t *ret_total)
 {
-    struct entry *list = NULL;
-    uint64_t nr = 0, cap = 0;
+    uint64_t nr = 0, cap = 4096;
+    struct entry *list = malloc(cap * sizeof(*list));
 
+    if (!list) {
+        exit(fail("no memory for the list of words"));
+    }
     *ret_total = 0;
     for (uint64_t i = 0; i < table->nr_slots; i++) {
         struct entry e;
@@ -375,7 +379,7 @@ static struct entry *collect(uint64_t *ret_nr, uint64_t *ret_total)
             continue;
         }
         if (nr == cap) {
-            cap = cap ? cap * 2 : 4096;
+            cap *= 2;
             list = realloc(list, cap * sizeof(*list));
             if (!list) {
                 exit(fail("no memory for the list of words"));
@@ -395,9 +399,7 @@ static int write_counts(struct entry *list, uint64_t nr)
     if (!options.out) {
         return 0;
     }
-    if (nr > 0) {
-        qsort(list, nr, sizeof(*list), by_word);
-    }
+    qsort(list, nr, sizeof(*list), by_word);
     f = fopen(options.out, "we");
     if (!f) {
         return fail("%s: %s", options.out, strerror(errno));
