@@ -117,6 +117,8 @@ run_logged() {
     # the lock of the build directory, which no child may keep open.
     set -m; ( set -e; "$@" ) > "$log" 2>&1 < /dev/null 9>&- & step_pid=$!; set +m
     wait "$step_pid" || rc=$?
+    # What a step leaves behind when it is killed from outside goes with it.
+    [ "$rc" -eq 0 ] || kill -TERM -- "-$step_pid" 2> /dev/null || true
     step_pid=''
     if [ -n "$ticker_pid" ]; then
         kill -TERM -- "-$ticker_pid" 2>/dev/null || true
