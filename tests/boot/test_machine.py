@@ -190,6 +190,26 @@ class Nodes(MachineTest):
         for pid in pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
+    def test_losses(self):
+        """What a program sees of a lost node, in every way it can wait."""
+        name = self.up(write_config("boot-losses", "xa"))
+        pid = self.status(name)["nodes"][1]["pid"]
+        lead = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/losses", "lead",
+             "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(lead.stdout.close)
+        follow = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/1", "--", "./aarch64/losses", "follow"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(follow.stdout.close)
+        self.assertEqual(follow.stdout.readline(), "kill node 1 now\n")
+        os.kill(pid, signal.SIGKILL)
+        follow.wait(30)
+        out = lead.communicate(timeout=90)[0]
+        self.assert_summary(out)
+        self.assertEqual(lead.returncode, 0, out)
+
     def test_home_of_segment_killed(self):
         """Access to a lost node's memory is SIGBUS, never a hang."""
         name = self.up(write_config("boot-lost", "xa"))
