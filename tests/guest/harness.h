@@ -502,7 +502,7 @@ static inline int follow(void)
     catch_faults();
     for (;;) {
         struct result_msg r = { 0 };
-        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, 120 * SECOND);
+        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, 300 * SECOND);
 
         if (n != sizeof(m))
             die("no order: %ld", n);

@@ -13,8 +13,24 @@
 
 #include <linux/io.h>
 #include <linux/mm.h>
+#ifdef CONFIG_X86_PAT
+#include <asm/memtype.h>
+#endif
 
 #include "internal.h"
+
+/*
+ * x86 asks the MTRRs, and firmware that sets none up makes all device memory
+ * uncached: right, but slow where a processor heeds it. CONFIG_MTRR=n helps.
+ */
+static bool window_uncached(phys_addr_t base)
+{
+#ifdef CONFIG_X86_PAT
+	return pat_pfn_immune_to_uc_mtrr(PHYS_PFN(base));
+#else
+	return false;
+#endif
+}
 
 int chimera_window_map(struct chimera_node *node, phys_addr_t base, u64 len)
 {
@@ -25,6 +41,9 @@ int chimera_window_map(struct chimera_node *node, phys_addr_t base, u64 len)
 	window = memremap(base, len, MEMREMAP_WB);
 	if (!window)
 		return -ENOMEM;
+	if (window_uncached(base))
+		pr_warn("node %u: its memory is mapped uncached\n",
+			node->index);
 	down_write(&node->window_sem);
 	node->window = window;
 	up_write(&node->window_sem);
