@@ -40,8 +40,11 @@ static void print_machine(JsonObject *o)
     table_print(t, "  ");
 }
 
-/* All answers as one JSON array, or as text; 1 when a machine failed. */
-static int show(char **machines, bool json)
+/*
+ * All answers as one JSON array, or as text; 1 when a machine failed.
+ * @named: not to answer because it comes or goes just now is a failure too.
+ */
+static int show(char **machines, bool json, bool named)
 {
     g_autoptr(JsonArray) all = json_array_new();
     int code = EXIT_OK;
@@ -51,7 +54,13 @@ static int show(char **machines, bool json)
         JsonNode *answer = client_query(*m, CTL_STATUS, &error);
 
         if (!answer) {
-            code = command_failed(EXIT_FAILED, error);
+            if (!named &&
+                (g_error_matches(error, CHIMERA_ERROR, CHIMERA_ERROR_FLEETING) ||
+                 g_error_matches(error, CHIMERA_ERROR, CHIMERA_ERROR_TARGET))) {
+                g_error_free(error);
+            } else {
+                code = command_failed(EXIT_FAILED, error);
+            }
             continue;
         }
         if (!json) {
@@ -89,7 +98,7 @@ int builtin_status(char **args)
             printf("no machine is running\n");
             return EXIT_OK;
         }
-        return show(machines, json);
+        return show(machines, json, false);
     }
     b = g_strv_builder_new();
     for (; *args; args++) {
@@ -104,5 +113,5 @@ int builtin_status(char **args)
     }
     machines = g_strv_builder_end(b);
     g_strv_builder_unref(b);
-    return show(machines, json);
+    return show(machines, json, true);
 }

@@ -207,7 +207,7 @@ int client_connect(const char *name, GError **error)
     }
     if (err) {
         close_fd(&fd);
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_FLEETING,
                     "machine '%s' is starting or ending: %s: %s", name, path,
                     g_strerror(err));
         return -1;
@@ -310,7 +310,7 @@ JsonNode *client_query(const char *name, unsigned type, GError **error)
         return NULL;
     }
     if (!q.answer) {
-        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_FLEETING,
                     "machine '%s' is ending", name);
     }
     return q.answer;

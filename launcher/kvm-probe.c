@@ -127,6 +127,11 @@ static bool is_right_exit(const struct kvm_run *run)
            *((const uint8_t *)run + run->io.data_offset) == RIGHT_RESULT;
 }
 
+static unsigned long vm_type(int kvm)
+{
+    return 0;
+}
+
 static int create_vcpu(int vm, const char **ret_what)
 {
     int vcpu = ioctl(vm, KVM_CREATE_VCPU, 0);
@@ -166,6 +171,14 @@ static bool is_right_exit(const struct kvm_run *run)
 {
     return run->exit_reason == KVM_EXIT_MMIO && run->mmio.is_write &&
            run->mmio.phys_addr == 0x10000000 && run->mmio.data[0] == 0x42;
+}
+
+/* Hosts with fewer physical address bits than 40 refuse the default. */
+static unsigned long vm_type(int kvm)
+{
+    int bits = ioctl(kvm, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE);
+
+    return bits > 0 ? KVM_VM_TYPE_ARM_IPA_SIZE((unsigned)bits) : 0;
 }
 
 static int create_vcpu(int vm, const char **ret_what)
@@ -219,7 +232,7 @@ static void run_guest(char reason[REASON_BYTES])
         return;
     }
     what = "KVM_CREATE_VM";
-    vm = ioctl(kvm, KVM_CREATE_VM, 0);
+    vm = ioctl(kvm, KVM_CREATE_VM, vm_type(kvm));
     if (vm < 0) {
         goto failed;
     }

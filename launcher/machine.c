@@ -334,8 +334,8 @@ static void on_agent_closed(struct agent *agent, const GError *error,
     struct machine *m = n->machine;
 
     if (error) {
-        boot_failed(m, g_strdup_printf("node %s: %s", n->config->name,
-                                       error->message));
+        boot_failed(
+            m, g_strdup_printf("node %s: %s", n->config->name, error->message));
     }
     /*
      * A process that ends closes its descriptors first and can be waited for

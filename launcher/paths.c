@@ -45,14 +45,16 @@ char *runtime_root(void)
 char *runtime_root_create(GError **error)
 {
     g_autofree char *root = runtime_root();
+    g_autofree char *parent = g_path_get_dirname(root);
     struct stat st = { 0 };
     int err = 0;
 
-    if (mkdir(root, 0700) < 0 && errno != EEXIST) {
-        err = errno;
-    } else if (lstat(root, &st) < 0) {
-        err = errno;
-    }
+    /* The last machine to end removes it, perhaps between our two steps. */
+    do {
+        err = mkdir(root, 0700) < 0 && errno != EEXIST ? errno
+              : lstat(root, &st) < 0                   ? errno
+                                                       : 0;
+    } while (err == ENOENT && g_file_test(parent, G_FILE_TEST_IS_DIR));
     if (err) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
                     "cannot create the run directory %s: %s", root,

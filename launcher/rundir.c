@@ -7,12 +7,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 static pid_t read_owner(int lock_fd)
@@ -59,9 +60,15 @@ static int take_lock(const char *path, bool create, pid_t *ret_pid)
     return fd;
 }
 
-static bool process_exists(pid_t pid)
+/* Whether @pid runs; one that nobody has waited for yet does not. */
+static bool process_runs(pid_t pid)
 {
-    return kill(pid, 0) == 0 || errno != ESRCH;
+    struct pollfd p = { .fd = (int)syscall(SYS_pidfd_open, pid, 0),
+                        .events = POLLIN };
+    bool runs = p.fd >= 0 && poll(&p, 1, 0) == 0;
+
+    close_fd(&p.fd);
+    return runs;
 }
 
 /*
@@ -131,7 +138,7 @@ struct rundir *rundir_create(const char *name, GError **error)
             break;
         }
         fd = take_lock(path, true, &owner);
-        if (fd < 0 && errno == EWOULDBLOCK && owner && !process_exists(owner)) {
+        if (fd < 0 && errno == EWOULDBLOCK && owner && !process_runs(owner)) {
             wait_for_cleaner(path);
             errno = EAGAIN;
             continue;

@@ -61,6 +61,7 @@ struct session {
     uint32_t stdin_room;
     unsigned interrupts;
     gint64 last_interrupt_us;
+    int early_signal; /* came before the program had started */
     guint grace_timer;
     int end_signal; /* SIGTERM or SIGHUP came; SIGINT: forced */
     bool given_up;
@@ -313,7 +314,9 @@ static void on_session_signal(int signal, void *opaque)
         give_up_now(s);
         return;
     }
-    if (s->started && !s->exited) {
+    if (!s->started) {
+        s->early_signal = signal; /* there is nobody to get it yet */
+    } else if (!s->exited) {
         client_send_u32(s->client, CTL_SIGNAL, 0, (uint32_t)signal);
     }
     if (signal == SIGINT) {
@@ -357,6 +360,9 @@ static void on_frame(struct client *cl, unsigned type, unsigned stream,
         }
         if (s->tty) {
             terminal_raw();
+        }
+        if (s->early_signal) {
+            client_send_u32(s->client, CTL_SIGNAL, 0, (uint32_t)s->early_signal);
         }
         update_stdin(s, true);
         break;

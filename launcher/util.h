@@ -31,6 +31,7 @@ enum chimera_error {
     CHIMERA_ERROR_STATE, /* the machine is not in a state for this */
     CHIMERA_ERROR_PROTO, /* a peer sent something malformed */
     CHIMERA_ERROR_TARGET, /* no such machine or node */
+    CHIMERA_ERROR_FLEETING, /* the machine is just starting or ending */
 };
 
 /* "chimera: " + message on stderr, one write(2), a newline added. */
