@@ -295,7 +295,7 @@ static double sort(void)
     return v[SORT_N / 3]->key;
 }
 
-/* --- hash: a table of strings -------------------------------------------------------- */
+/* --- hash: a table of strings ---------------------------------------------- */
 struct entry {
     struct entry *next;
     char text[16];
@@ -350,7 +350,7 @@ static double hash(void)
     return s + used;
 }
 
-/* --- json: a recursive-descent parser ------------------------------------------------ */
+/* --- json: a recursive-descent parser -------------------------------------- */
 struct parser {
     const char *p;
     long values, depth;
@@ -481,7 +481,7 @@ static double json(void)
     return j.sum + j.values;
 }
 
-/* --- recursion -------------------------------------------------------------------------- */
+/* --- recursion ---------------------------------------------------------------- */
 static __attribute__((noinline)) long fib(long n)
 {
     return n < 2 ? n : fib(n - 1) + fib(n - 2);

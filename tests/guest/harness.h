@@ -49,7 +49,7 @@ static int peer = -1;
 /* A check: the text says what must hold. */
 #define check(cond, ...) check_at(__LINE__, (cond), __VA_ARGS__)
 
-__attribute__((format(printf, 3, 4))) static inline bool
+static inline __attribute__((format(printf, 3, 4))) bool
 check_at(int line, bool ok, const char *fmt, ...)
 {
     va_list ap;
@@ -91,7 +91,7 @@ static inline int report(void)
     return failed ? 1 : 0;
 }
 
-__attribute__((noreturn, format(printf, 1, 2))) static inline void
+static inline __attribute__((noreturn, format(printf, 1, 2))) void
 die(const char *fmt, ...)
 {
     va_list ap;
@@ -188,12 +188,15 @@ static inline long msg_recv(int fd, void *buf, size_t room, unsigned *node,
                                .timeout_ns = timeout_ns };
     long err = sys(ioctl(fd, CHIMERA_IOC_RECV, &msg));
 
-    if (err)
+    if (err) {
         return err;
-    if (node)
+    }
+    if (node) {
         *node = msg.node;
-    if (port)
+    }
+    if (port) {
         *port = msg.port;
+    }
     return msg.len;
 }
 
@@ -202,11 +205,13 @@ static inline int endpoint(unsigned port)
     int fd = open("/dev/chimera", O_RDWR | O_CLOEXEC);
     long err;
 
-    if (fd < 0)
+    if (fd < 0) {
         die("/dev/chimera: %s", strerror(errno));
+    }
     err = port_bind(fd, &port);
-    if (err)
+    if (err) {
         die("bind: %s", strerror(-err));
+    }
     return fd;
 }
 
@@ -214,8 +219,9 @@ static inline unsigned self_node(void)
 {
     struct chimera_info info;
 
-    if (ioctl(dev, CHIMERA_IOC_INFO, &info))
+    if (ioctl(dev, CHIMERA_IOC_INFO, &info)) {
         die("INFO: %s", strerror(errno));
+    }
     return info.self;
 }
 
@@ -238,8 +244,9 @@ static inline const char *slurp(const char *fmt, ...)
         close(fd);
     }
     t[n > 0 ? n : 0] = 0;
-    if (n > 0 && t[n - 1] == '\n')
+    if (n > 0 && t[n - 1] == '\n') {
         t[n - 1] = 0;
+    }
     return t;
 }
 
@@ -340,8 +347,9 @@ static inline uint64_t pattern(uint64_t seed, uint64_t i)
 
 static inline void fill(volatile uint64_t *at, size_t bytes, uint64_t seed)
 {
-    for (size_t i = 0; i < bytes / 8; i++)
+    for (size_t i = 0; i < bytes / 8; i++) {
         at[i] = pattern(seed, i);
+    }
 }
 
 static inline long verify(const volatile uint64_t *at, size_t bytes,
@@ -349,8 +357,9 @@ static inline long verify(const volatile uint64_t *at, size_t bytes,
 {
     long wrong = 0;
 
-    for (size_t i = 0; i < bytes / 8; i++)
+    for (size_t i = 0; i < bytes / 8; i++) {
         wrong += at[i] != pattern(seed, i);
+    }
     return wrong;
 }
 
@@ -377,12 +386,14 @@ static inline long recv_stream(int fd, long first, long count, size_t bytes)
 
     for (long i = first; i < first + count; i++) {
         n = msg_recv(fd, buf, sizeof(buf), NULL, NULL, 0, 20 * SECOND);
-        if (n < 0)
+        if (n < 0) {
             return n;
+        }
         fill(want, sizeof(want), i);
         want[0] = i;
-        if ((size_t)n != bytes || memcmp(buf, want, bytes))
+        if ((size_t)n != bytes || memcmp(buf, want, bytes)) {
             return -2000 - i;
+        }
     }
     return 0;
 }
@@ -397,16 +408,19 @@ static inline long child_creates(const char *name, size_t size)
         long fd = seg_create(name, size, 0600, 0);
         uint64_t *at;
 
-        if (fd < 0)
+        if (fd < 0) {
             _exit(1);
+        }
         at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        if (at == MAP_FAILED)
+        if (at == MAP_FAILED) {
             _exit(2);
+        }
         at[0] = 1;
         kill(getpid(), SIGKILL);
     }
-    if (pid < 0 || waitpid(pid, &status, 0) != pid)
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
         return -errno;
+    }
     return WIFSIGNALED(status) ? 0 : -1;
 }
 
@@ -451,12 +465,14 @@ static inline void carry_out(const struct order_msg *m, struct result_msg *r)
         r->ret = verify(at, m->b, m->c);
         break;
     case DO_ADD:
-        for (int64_t i = 0; i < m->b; i++)
+        for (int64_t i = 0; i < m->b; i++) {
             __atomic_fetch_add(at, 1, __ATOMIC_SEQ_CST);
+        }
         break;
     case DO_UID:
-        if (setegid(m->a) || seteuid(m->a))
+        if (setegid(m->a) || seteuid(m->a)) {
             r->ret = -errno;
+        }
         break;
     case DO_CHILD:
         r->ret = child_creates(m->name, m->a);
@@ -504,15 +520,18 @@ static inline int follow(void)
         struct result_msg r = { 0 };
         long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, 300 * SECOND);
 
-        if (n != sizeof(m))
+        if (n != sizeof(m)) {
             die("no order: %ld", n);
+        }
         peer = node;
-        if (m.op == DO_EXIT)
+        if (m.op == DO_EXIT) {
             return 0;
+        }
         carry_out(&m, &r);
         n = msg_send(dev, node, port, &r, sizeof(r), 0, 20 * SECOND);
-        if (n)
+        if (n) {
             die("cannot report to node %u port %u: %ld", node, port, n);
+        }
     }
 }
 
@@ -520,8 +539,9 @@ static inline void order_send(struct order_msg m)
 {
     long err = msg_send(dev, peer, FOLLOW_PORT, &m, sizeof(m), 0, 20 * SECOND);
 
-    if (err)
+    if (err) {
         die("cannot give orders to node %d: %s", peer, strerror(-err));
+    }
 }
 
 static inline struct result_msg order_result(void)
@@ -529,8 +549,9 @@ static inline struct result_msg order_result(void)
     struct result_msg r;
     long n = msg_recv(dev, &r, sizeof(r), NULL, NULL, 0, 60 * SECOND);
 
-    if (n != sizeof(r))
+    if (n != sizeof(r)) {
         die("no report from node %d: %ld", peer, n);
+    }
     return r;
 }
 
@@ -573,8 +594,9 @@ static inline void lead(const char *node)
         /* nothing tells that a port gets bound */
         poll(&none, 1, 20);
     }
-    if (err)
+    if (err) {
         die("nobody follows on node %d: %s", peer, strerror(-err));
+    }
     order_result();
 }
 

@@ -26,9 +26,9 @@ static void *sends(void *arg)
     struct work *w = arg;
     char buf[1000] = { 0 };
 
-    do
+    do {
         w->result = msg_send(w->fd, peer, 4000, buf, sizeof(buf), 0, -1);
-    while (!w->result);
+    } while (!w->result);
     w->ended = now_ns();
     return NULL;
 }
@@ -42,9 +42,9 @@ static void *pings(void *arg)
                                 .count = 1000000,
                                 .samples = (uintptr_t)ns };
 
-    do
+    do {
         w->result = sys(ioctl(dev, CHIMERA_IOC_PING, &req));
-    while (!w->result);
+    } while (!w->result);
     w->ended = now_ns();
     return NULL;
 }
@@ -53,17 +53,18 @@ static void *reads_memory(void *arg)
 {
     struct work *w = arg;
 
-    do
+    do {
         w->result = slurp(SYSFS "/node%d/mem_free_kb", peer)[0];
-    while (w->result);
+    } while (w->result);
     w->ended = now_ns();
     return NULL;
 }
 
 static void start(struct work *w, void *(*fn)(void *))
 {
-    if (pthread_create(&w->thread, NULL, fn, w))
+    if (pthread_create(&w->thread, NULL, fn, w)) {
         die("pthread_create");
+    }
 }
 
 /* A child that touches one new page after the other until it gets SIGBUS. */
@@ -101,11 +102,13 @@ static void wait_state(int fd, const char *want, int64_t until)
         struct pollfd p = { .fd = fd, .events = POLLPRI };
         int64_t left = (until - now_ns()) / 1000000;
 
-        if (left <= 0 || poll(&p, 1, left) <= 0)
+        if (left <= 0 || poll(&p, 1, left) <= 0) {
             break;
+        }
         check(p.revents & POLLPRI, "poll of state says %x", p.revents);
-        if (pread(fd, buf, sizeof(buf), 0) < 0)
+        if (pread(fd, buf, sizeof(buf), 0) < 0) {
             die("state: %s", strerror(errno));
+        }
     }
     check(!strcmp(state(), want), "state is %s, not %s", state(), want);
 }
@@ -116,10 +119,12 @@ static int lines(const char *path, const char *start_of_line)
     int n = 0;
     FILE *f = fopen(path, "r");
 
-    while (f && fgets(line, sizeof(line), f))
+    while (f && fgets(line, sizeof(line), f)) {
         n += !strncmp(line, start_of_line, strlen(start_of_line));
-    if (f)
+    }
+    if (f) {
         fclose(f);
+    }
     return n;
 }
 
@@ -134,17 +139,20 @@ static int follow_and_die(void)
         unsigned node = 0, port = 0;
 
         if (msg_recv(dev, &m, sizeof(m), &node, &port, 0, 120 * SECOND) !=
-            sizeof(m))
+            sizeof(m)) {
             die("no order");
+        }
         if (m.op == DO_EXIT) {
             printf("kill node %u now\n", self_node());
             fflush(stdout);
-            for (;;)
+            for (;;) {
                 pause();
+            }
         }
         carry_out(&m, &r);
-        if (msg_send(dev, node, port, &r, sizeof(r), 0, 20 * SECOND))
+        if (msg_send(dev, node, port, &r, sizeof(r), 0, 20 * SECOND)) {
             die("cannot report");
+        }
     }
 }
 
@@ -160,10 +168,12 @@ int main(int argc, char **argv)
     pid_t child;
     char byte = 0;
 
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow_and_die();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
     self = self_node();
     cpus = lines("/proc/chimera/cpuinfo", "processor");
@@ -202,8 +212,9 @@ int main(int argc, char **argv)
         snprintf(path, sizeof(path), SYSFS "/node%d/state", peer);
         state_fd = open(path, O_RDONLY);
     }
-    if (state_fd < 0 || pread(state_fd, &byte, 1, 0) != 1)
+    if (state_fd < 0 || pread(state_fd, &byte, 1, 0) != 1) {
         die("state: %s", strerror(errno));
+    }
     began = now_ns();
     dismiss();
     wait_state(state_fd, "fenced", began + 20 * SECOND);
@@ -230,8 +241,9 @@ int main(int argc, char **argv)
     check_is(errno, EFAULT, "system call on its memory");
     check_is(seg_stat(doomed, &st), 0, "stat");
     later = sys((long)mmap(NULL, PAGE, RW, MAP_SHARED, doomed, 0));
-    if (later != -1)
+    if (later != -1) {
         check_is(peek((void *)later, &value), SIGNALLED(SIGBUS), "new mapping");
+    }
 
     /* its names are gone, and free */
     check(!slurp(SYSFS "/segments/doomed/size")[0], "name is shown");

@@ -43,15 +43,17 @@ static void rnd_bytes(void *to, size_t len)
 {
     uint8_t *p = to;
 
-    for (size_t i = 0; i < len; i++)
+    for (size_t i = 0; i < len; i++) {
         p[i] = rnd() >> 20;
+    }
 }
 
 static void inject(struct wire *w, unsigned cls, size_t body)
 {
     w->fabric = (struct virtio_fabric_hdr){ .node = peer, .cls = cls };
-    if (write(inject_fd, w, sizeof(w->fabric) + sizeof(w->hdr) + body) < 0)
+    if (write(inject_fd, w, sizeof(w->fabric) + sizeof(w->hdr) + body) < 0) {
         die("inject: %s", strerror(errno));
+    }
 }
 
 static long dropped_there(void)
@@ -100,8 +102,9 @@ static void test_noise(void)
 
     for (int i = 0; i < 3000; i++) {
         rnd_bytes(&w, sizeof(w));
-        if (w.hdr.service == SERVICE_NODE)
+        if (w.hdr.service == SERVICE_NODE) {
             w.hdr.service = 77;
+        }
         inject(&w, rnd() % 4, rnd() % (sizeof(w.body) + 1));
     }
     check(dropped_there() > before + 1000, "%ld dropped of 3000",
@@ -128,14 +131,18 @@ static void test_bodies(void)
                               .cookie = rnd() % 8 ? rnd() : rnd() % 64 };
         rnd_bytes(w.body, sizeof(w.body));
         /* half of the numbers small: ids, counts and lengths that exist */
-        for (size_t k = 0; k < 16; k++)
-            if (rnd() % 2)
+        for (size_t k = 0; k < 16; k++) {
+            if (rnd() % 2) {
                 word[k] = rnd() % 20;
+            }
+        }
         len = rnd() % 2 ? rnd() % 200 : rnd() % (sizeof(w.body) + 1);
-        if (rnd() % 2)
+        if (rnd() % 2) {
             len &= ~7ul;
-        if (w.hdr.service == SERVICE_PORT)
+        }
+        if (w.hdr.service == SERVICE_PORT) {
             *(uint32_t *)w.body |= 1 << 20; /* not the pair of our orders */
+        }
         inject(&w, rnd() % 4, len);
     }
     still_works("malformed bodies");
@@ -208,15 +215,17 @@ int main(int argc, char **argv)
         p.fd = open(path, O_RDONLY);
         while (pread(p.fd, state, sizeof(state), 0) > 2 &&
                !strncmp(state, "up\n", 3)) {
-            if (poll(&p, 1, 10000) <= 0)
+            if (poll(&p, 1, 10000) <= 0) {
                 break;
+            }
         }
         check(!strcmp(slurp("%s", path), "down"), "leader's node is %s",
               slurp("%s", path));
         return report();
     }
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     mount("debugfs", "/sys/kernel/debug", "debugfs", 0, NULL);
     inject_fd = open(INJECT, O_WRONLY);
     lead(argv[2]);

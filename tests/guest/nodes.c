@@ -74,15 +74,17 @@ static long long number(const char *path, const char *key, int column)
     while (f && value < 0 && fgets(line, sizeof(line), f)) {
         char *p = line + strlen(key);
 
-        if (strncmp(line, key, strlen(key)) || !strchr(" \t:", *p))
+        if (strncmp(line, key, strlen(key)) || !strchr(" \t:", *p)) {
             continue;
+        }
         for (int i = 0; i <= column; i++) {
             p += strspn(p, " \t:");
             value = strtoll(p, &p, 10);
         }
     }
-    if (f)
+    if (f) {
         fclose(f);
+    }
     return value;
 }
 
@@ -92,10 +94,12 @@ static int lines(const char *path, const char *start)
     int n = 0;
     FILE *f = fopen(path, "r");
 
-    while (f && fgets(line, sizeof(line), f))
+    while (f && fgets(line, sizeof(line), f)) {
         n += !strncmp(line, start, strlen(start));
-    if (f)
+    }
+    if (f) {
         fclose(f);
+    }
     return n;
 }
 
@@ -122,11 +126,13 @@ static void test_proc(void)
     while (f && fgets(line, sizeof(line), f)) {
         int n;
 
-        if (sscanf(line, "processor : %d", &n) == 1)
+        if (sscanf(line, "processor : %d", &n) == 1) {
             check_is(n, next++, "processors are numbered through");
+        }
     }
-    if (f)
+    if (f) {
         fclose(f);
+    }
 
     check_is(lines("/proc/chimera/stat", "cpu"), cpus + 1, "cpu lines");
     for (long i = 0; i < cpus; i++) {
@@ -152,8 +158,9 @@ static void test_proc(void)
         size_t have = 7;
         ssize_t n;
 
-        while (have < sizeof(buf) - 1 && (n = read(fd, buf + have, 1)) == 1)
+        while (have < sizeof(buf) - 1 && (n = read(fd, buf + have, 1)) == 1) {
             have++;
+        }
         buf[have] = 0;
         check(strstr(buf, "\nctxt ") &&
                   atoll(strstr(buf, "\nctxt ") + 6) >= before,
@@ -203,8 +210,9 @@ static void test_ping(void)
     for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
         err = ping(peer, kinds[i].kind, COUNT, kinds[i].bytes, ns, &done);
         if (kinds[i].kind == CHIMERA_PING_ECHO &&
-            (err == -EOPNOTSUPP || err == -ETIMEDOUT))
+            (err == -EOPNOTSUPP || err == -ETIMEDOUT)) {
             continue; /* the device has no echo, or nobody echoes */
+        }
         check_is(err, 0, "ping %s", kinds[i].name);
         check_is(done, COUNT, "samples of %s", kinds[i].name);
         qsort(ns, COUNT, sizeof(ns[0]), by_value);
@@ -272,10 +280,12 @@ static void test_closed(void)
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
     test_info();
     test_sysfs();

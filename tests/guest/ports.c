@@ -46,8 +46,9 @@ static void test_sizes(unsigned node)
     char out[CHIMERA_MSG_BYTES + 1], in[CHIMERA_MSG_BYTES + 1];
     unsigned from = 0, port = 0;
 
-    for (size_t i = 0; i < sizeof(out); i++)
+    for (size_t i = 0; i < sizeof(out); i++) {
         out[i] = i * 7 + 3;
+    }
     if (node == self) {
         for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
             check_is(msg_send(tx, node, HERE, out, sizes[i], 0, SECOND), 0,
@@ -121,10 +122,12 @@ static void test_back_pressure(void)
         buf[0] = sent;
         err = msg_send(tx, peer, FAR, buf, sizeof(buf), CHIMERA_MSG_DONTWAIT,
                        0);
-        if (err == -EAGAIN && events(tx, POLLOUT, 200) & POLLOUT)
+        if (err == -EAGAIN && events(tx, POLLOUT, 200) & POLLOUT) {
             continue; /* the device was busy, not the window full */
-        if (err)
+        }
+        if (err) {
             break;
+        }
         sent++;
     }
     check_is(err, -EAGAIN, "full window");
@@ -169,10 +172,10 @@ static void *wait_in_send(void *arg)
                              20 * SECOND);
         return NULL;
     }
-    do
+    do {
         w->result = msg_send(w->fd, w->node, w->port, buf, sizeof(buf), 0,
                              20 * SECOND);
-    while (!w->result);
+    } while (!w->result);
     return NULL;
 }
 
@@ -191,10 +194,11 @@ static void test_reset(unsigned node)
              "nobody there, again");
     pthread_create(&thread, NULL, wait_in_send, &w);
     poll(&none, 1, 100); /* more likely that it waits; right either way */
-    if (node == self)
+    if (node == self) {
         close(far);
-    else
+    } else {
         there(DO_CLOSE, .a = far);
+    }
     pthread_join(thread, NULL);
     check_is(w.result, -ECONNREFUSED, "sender when the receiver went");
 
@@ -266,30 +270,34 @@ static void test_many(void)
                                    .c = 2000,
                                    .d = 16 });
     fflush(stdout);
-    for (int s = 0; s < SENDERS; s++)
+    for (int s = 0; s < SENDERS; s++) {
         if (fork() == 0) {
             int fd = open("/dev/chimera", O_RDWR);
 
             for (uint64_t i = 0; i < EACH; i++) {
                 uint64_t word[3] = { i, s, 0 };
 
-                if (msg_send(fd, self, HERE, word, 24, 0, 20 * SECOND))
+                if (msg_send(fd, self, HERE, word, 24, 0, 20 * SECOND)) {
                     _exit(1);
+                }
             }
             _exit(0);
         }
+    }
     for (int i = 0; i < SENDERS * EACH + 2000; i++) {
         uint64_t word[3];
         unsigned node = 0;
         long n = msg_recv(rx, word, sizeof(word), &node, NULL, 0, 20 * SECOND);
 
-        if (n == 24 && word[1] < SENDERS && node == self)
+        if (n == 24 && word[1] < SENDERS && node == self) {
             wrong += word[0] != (uint64_t)count[word[1]]++;
-        else
+        } else {
             wrong += n != 16 || node == self;
+        }
     }
-    for (int s = 0; s < SENDERS; s++)
+    for (int s = 0; s < SENDERS; s++) {
         wrong += wait(&status) < 0 || status || count[s] != EACH;
+    }
     check_is(wrong, 0, "messages lost, doubled or out of order");
     check_is(order_result().ret, 0, "sender there");
     there(DO_CLOSE, .a = far);
@@ -306,13 +314,16 @@ static void test_churn(void)
         int tx = endpoint(0);
         long err = msg_send(tx, peer, FAR, &byte, 1, 0, 5 * SECOND);
 
-        if (err && !check(false, "round %d: %ld", i, err))
+        if (err && !check(false, "round %d: %ld", i, err)) {
             break;
-        if (i % 2)
+        }
+        if (i % 2) {
             close(tx);
+        }
         there(DO_CLOSE, .a = far);
-        if (!(i % 2))
+        if (!(i % 2)) {
             close(tx);
+        }
     }
     check(true, "churn");
 }
@@ -349,13 +360,16 @@ static void test_bad_input(void)
     if (fork() == 0) {
         unsigned port = 1023, user = 1024;
 
-        if (setuid(1000))
+        if (setuid(1000)) {
             _exit(1);
+        }
         fd = open("/dev/chimera", O_RDWR);
-        if (fd < 0)
+        if (fd < 0) {
             _exit(2);
-        if (port_bind(fd, &port) != -EACCES)
+        }
+        if (port_bind(fd, &port) != -EACCES) {
             _exit(3);
+        }
         _exit(port_bind(fd, &user) ? 4 : 0);
     }
     int status;
@@ -366,10 +380,12 @@ static void test_bad_input(void)
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
     self = self_node();
     test_bind();

@@ -30,14 +30,17 @@ static int squeeze(void)
         volatile char *p = mmap(NULL, size, RW, MAP_PRIVATE | MAP_ANONYMOUS,
                                 -1, 0);
 
-        if (p == MAP_FAILED)
+        if (p == MAP_FAILED) {
             _exit(1);
-        for (size_t i = 0; i < size; i += PAGE)
+        }
+        for (size_t i = 0; i < size; i += PAGE) {
             *(volatile size_t *)(p + i) = i + 1;
+        }
         _exit(0);
     }
-    if (waitpid(pid, &status, 0) != pid)
+    if (waitpid(pid, &status, 0) != pid) {
         return -1;
+    }
     return status;
 }
 
@@ -49,10 +52,12 @@ int main(int argc, char **argv)
     int64_t rat;
     long fd, rfd;
 
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
 
     fd = seg_create("pressed", size, 0600, 0);
@@ -78,16 +83,18 @@ int main(int argc, char **argv)
         check_is(squeeze(), 0, "pressure");
         check_is(verify(at, half, 2 + round), 0, "used half, round %d", round);
     }
-    for (size_t i = half / 8; i < size / 8; i++)
+    for (size_t i = half / 8; i < size / 8; i++) {
         if (at[i] != pattern(1, i)) {
             check(false, "other half differs at %zu", i);
             break;
         }
+    }
     sysinfo(&si);
-    if (si.totalswap)
+    if (si.totalswap) {
         check(si.freeswap < si.totalswap, "nothing was swapped");
-    else
+    } else {
         printf("no swap: only half of the test\n");
+    }
     close(fd);
     munmap(at, size);
     there(DO_UNMAP, .a = rat, .b = size);

@@ -10,8 +10,9 @@ static void *map(long fd, size_t len, int prot, off_t offset)
     void *p = fd < 0 ? MAP_FAILED
                      : mmap(NULL, len, prot, MAP_SHARED, fd, offset);
 
-    if (p == MAP_FAILED)
+    if (p == MAP_FAILED) {
         die("cannot map descriptor %ld: %s", fd, strerror(errno));
+    }
     return p;
 }
 
@@ -35,8 +36,9 @@ static bool eventually(bool (*cond)(const char *), const char *name, bool want)
     struct pollfd none = { .fd = -1 };
 
     while (cond(name) != want) {
-        if (now_ns() > until)
+        if (now_ns() > until) {
             return false;
+        }
         poll(&none, 1, 10);
     }
     return true;
@@ -125,8 +127,9 @@ static void test_home_here(void)
     /* both at once on one word */
     at[0] = 0;
     order_send((struct order_msg){ .op = DO_ADD, .a = rat, .b = 200000 });
-    for (int i = 0; i < 200000; i++)
+    for (int i = 0; i < 200000; i++) {
         __atomic_fetch_add(&at[0], 1, __ATOMIC_SEQ_CST);
+    }
     order_result();
     check_is(at[0], 400000, "increments");
 
@@ -240,20 +243,25 @@ static void test_sparse(void)
 
     fd = seg_open("sparse", O_RDWR);
     at = map(fd, size, RW, 0);
-    for (size_t i = 0; i < 1000; i++, p = (p * 5 + 3) % pages)
+    for (size_t i = 0; i < 1000; i++, p = (p * 5 + 3) % pages) {
         at[p * PAGE / 8] = p;
-    for (size_t i = 0; i < pages; i++)
+    }
+    for (size_t i = 0; i < pages; i++) {
         at[i * PAGE / 8 + 1] = i;
+    }
     p = 1;
-    for (size_t i = 0; i < 1000; i++, p = (p * 5 + 3) % pages)
+    for (size_t i = 0; i < 1000; i++, p = (p * 5 + 3) % pages) {
         wrong += at[p * PAGE / 8] != p;
-    for (size_t i = 0; i < pages; i++)
+    }
+    for (size_t i = 0; i < pages; i++) {
         wrong += at[i * PAGE / 8 + 1] != i;
+    }
     check_is(wrong, 0, "words that differ");
-    for (size_t i = 0; i < pages; i += 100)
-        wrong += order((struct order_msg){
-                           .op = DO_PEEK, .a = rat + (int64_t)(i * PAGE + 8) })
+    for (size_t i = 0; i < pages; i += 100) {
+        wrong += order((struct order_msg){ .op = DO_PEEK,
+                                           .a = rat + (int64_t)(i * PAGE + 8) })
                      .value != i;
+    }
     check_is(wrong, 0, "words that differ there");
     munmap(at, size);
     close(fd);
@@ -340,8 +348,9 @@ static void test_lifetime(void)
     there(DO_CLOSE, .a = rfd);
     for (int64_t until = now_ns() + 5 * SECOND; now_ns() < until;) {
         during = atol(slurp(SYSFS "/node%u/mem_free_kb", self_node()));
-        if (during > before - (8 << 10))
+        if (during > before - (8 << 10)) {
             break;
+        }
     }
     check(during > before - (8 << 10), "%ld kB were not freed",
           before - during);
@@ -401,20 +410,23 @@ static void test_race(void)
         }
         a = seg_create(name, PAGE, 0600, 0);
         b = order_result().ret;
-        if (a >= 0 && b >= 0)
+        if (a >= 0 && b >= 0) {
             both++;
-        else if (a < 0 && b < 0)
+        } else if (a < 0 && b < 0) {
             none++;
-        else if (a >= 0)
+        } else if (a >= 0) {
             here++;
-        else
+        } else {
             far++;
+        }
         check(a >= 0 || a == -EEXIST, "create: %ld", a);
         check(b >= 0 || b == -EEXIST, "create there: %ld", b);
-        if (a >= 0)
+        if (a >= 0) {
             close(a);
-        if (b >= 0)
+        }
+        if (b >= 0) {
             there(DO_CLOSE, .a = b);
+        }
     }
     check(!both, "%d names were given twice", both);
     check(!none, "%d names were given to nobody", none);
@@ -434,24 +446,28 @@ static void test_churn(void)
 
     check_is(there(DO_FILL, .a = rat, .b = 64 * PAGE, .c = 8), 0, "fill");
     fflush(stdout);
-    for (int c = 0; c < 3; c++)
+    for (int c = 0; c < 3; c++) {
         if (fork() == 0) {
             for (int i = 0; i < 100; i++) {
                 long fd = seg_open("churn", O_RDWR);
                 uint64_t *at;
 
-                if (fd < 0)
+                if (fd < 0) {
                     _exit(1);
+                }
                 at = mmap(NULL, 64 * PAGE, RW, MAP_SHARED, fd, 0);
                 close(fd);
-                if (at == MAP_FAILED || verify(at, 64 * PAGE, 8))
+                if (at == MAP_FAILED || verify(at, 64 * PAGE, 8)) {
                     _exit(2);
+                }
                 munmap(at, 64 * PAGE);
             }
             _exit(0);
         }
-    for (int c = 0; c < 3; c++)
+    }
+    for (int c = 0; c < 3; c++) {
         wrong += wait(&status) < 0 || status;
+    }
     check_is(wrong, 0, "children that failed");
     there(DO_UNMAP, .a = rat, .b = 64 * PAGE);
     there(DO_CLOSE, .a = rfd);
@@ -500,10 +516,12 @@ static void test_bad_input(void)
 
 int main(int argc, char **argv)
 {
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
     test_home_here();
     test_home_there();

@@ -19,21 +19,26 @@ static void unplug(void)
     DIR *dir = opendir(drivers);
     int fd;
 
-    while (dir && (d = readdir(dir)))
-        if (!strncmp(d->d_name, "virtio", 6))
+    while (dir && (d = readdir(dir))) {
+        if (!strncmp(d->d_name, "virtio", 6)) {
             break;
-    if (!dir || !d)
+        }
+    }
+    if (!dir || !d) {
         die("no device in %s", drivers);
+    }
     snprintf(path, sizeof(path), "%s/%s", drivers, d->d_name);
     closedir(dir);
-    if (!realpath(path, real))
+    if (!realpath(path, real)) {
         die("%s: %s", path, strerror(errno));
+    }
     /* .../0000:00:01.0/virtio0: the PCI function is above */
     *strrchr(real, '/') = 0;
     strcat(real, "/remove");
     fd = open(real, O_WRONLY);
-    if (fd < 0 || write(fd, "1", 1) != 1)
+    if (fd < 0 || write(fd, "1", 1) != 1) {
         die("%s: %s", real, strerror(errno));
+    }
     close(fd);
 }
 
@@ -47,10 +52,12 @@ int main(int argc, char **argv)
     int64_t began;
     char byte = 1;
 
-    if (argc == 2 && !strcmp(argv[1], "follow"))
+    if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
-    if (argc != 3 || strcmp(argv[1], "lead"))
+    }
+    if (argc != 3 || strcmp(argv[1], "lead")) {
         return usage(argv[0]);
+    }
     lead(argv[2]);
     self = self_node();
     there_named("far", DO_CREATE, .a = 10 * PAGE, .b = 0600,

@@ -25,8 +25,9 @@ static __attribute__((noinline)) int deep(struct node *up, int d)
     struct node n = {up, d, &local, ""};
     snprintf(n.name, sizeof n.name, "node-%d", d * d);
     chimera_point();
-    if (d == 0)
+    if (d == 0) {
         return walk(&n);
+    }
     int r = deep(&n, d - 1);
     local += r;
     chimera_point();
@@ -46,11 +47,13 @@ static __attribute__((noinline)) long vla(int n)
         int a[k];
         for (int i = 0; i < k; i++) {
             a[i] = i * k;
-            if (i % 3 == 0)
+            if (i % 3 == 0) {
                 chimera_point();
+            }
         }
-        for (int i = 0; i < k; i++)
+        for (int i = 0; i < k; i++) {
             t += a[i] ^ k;
+        }
     }
     return t;
 }
@@ -67,8 +70,9 @@ int main(void)
     printf("deep %d\n", deep(0, 25));
     int a = 1;
     double b = 2;
-    for (int i = 1; i < 50; i++)
+    for (int i = 1; i < 50; i++) {
         out2(&a, &b, i);
+    }
     printf("out2 %d %.17g\n", a, b);
     printf("vla %ld\n", vla(40));
     for (int i = 0; i < 100; i++) {

@@ -10,8 +10,9 @@ static __attribute__((noinline)) int lg(int d, double x, const char *s)
                      (long)d << 33, 'a' + d % 26, x / 7);
     chimera_point();
     printf("%s\n", b);
-    if (d)
+    if (d) {
         n += lg(d - 1, x * 1.1, b + strlen(b) - 5);
+    }
     return n;
 }
 static __attribute__((noinline)) void gotos(int n)
@@ -23,19 +24,22 @@ static __attribute__((noinline)) void gotos(int n)
 a:
     acc += i;
     chimera_point();
-    if (++i > n)
+    if (++i > n) {
         goto d;
+    }
     goto *tab[i % 3];
 b:
     acc *= 3;
-    if (++i > n)
+    if (++i > n) {
         goto d;
+    }
     chimera_point();
     goto *tab[(i * 7) % 3];
 c:
     acc ^= i << 3;
-    if (++i > n)
+    if (++i > n) {
         goto d;
+    }
     goto *tab[i & 1];
 d:
     printf("goto %ld\n", acc);

@@ -5,14 +5,16 @@ static long cnt[8];
 static int tr;
 static __attribute__((noinline)) void hanoi(int n, int a, int b, int c)
 {
-    if (!n)
+    if (!n) {
         return;
+    }
     hanoi(n - 1, a, c, b);
     cnt[a]++;
     chimera_point();
     cnt[b] += n;
-    if (tr)
+    if (tr) {
         printf("%d %d%d%d\n", n, a, b, c);
+    }
     hanoi(n - 1, c, b, a);
 }
 int main(int argc, char **argv)

@@ -49,11 +49,13 @@ static __attribute__((noinline)) void row(int i)
 {
     for (int j = 0; j < 24; j++) {
         double s = 0;
-        for (int k = 0; k < 24; k++)
+        for (int k = 0; k < 24; k++) {
             s += A[i][k] * B[k][j];
+        }
         Cc[i][j] = s;
-        if (j % 5 == 0)
+        if (j % 5 == 0) {
             chimera_point();
+        }
     }
 }
 static __attribute__((noinline)) unsigned sw(int n)
@@ -91,25 +93,30 @@ static __attribute__((noinline)) unsigned sw(int n)
         default:
             h += i * i;
         }
-        if (i & 1)
+        if (i & 1) {
             chimera_point();
+        }
     }
     return h;
 }
 int main(void)
 {
     printf("many %.17g\n", many(300));
-    for (int i = 0; i < 24; i++)
+    for (int i = 0; i < 24; i++) {
         for (int j = 0; j < 24; j++) {
             A[i][j] = i + j * 0.5;
             B[i][j] = i - j * 0.25;
         }
-    for (int i = 0; i < 24; i++)
+    }
+    for (int i = 0; i < 24; i++) {
         row(i);
+    }
     double s = 0;
-    for (int i = 0; i < 24; i++)
-        for (int j = 0; j < 24; j++)
+    for (int i = 0; i < 24; i++) {
+        for (int j = 0; j < 24; j++) {
             s += Cc[i][j] * (i + 2 * j);
+        }
+    }
     printf("mat %.17g\n", s);
     printf("sw %u\n", sw(2000));
     return 0;

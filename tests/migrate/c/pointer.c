@@ -48,12 +48,15 @@ static __attribute__((noinline)) long run(struct obj *o, int n)
     for (int i = 0; i < n; i++) {
         r = ops[i % 3](r, o->st + i);
         r += o->f(r, i);
-        if (dyn)
+        if (dyn) {
             r ^= dyn(r, 3);
-        if (i % 7 == 3)
+        }
+        if (i % 7 == 3) {
             o->f = (o->f == add) ? mul : add;
-        if (i == 20)
+        }
+        if (i == 20) {
             dyn = sub;
+        }
     }
     return r;
 }
@@ -73,8 +76,9 @@ static int cmp_rec(const void *a, const void *b)
 {
     int x = *(const int *)a, y = *(const int *)b;
     int t[3] = {x, y, x ^ y};
-    if ((x ^ y) & 1)
+    if ((x ^ y) & 1) {
         qsort(t, 3, sizeof *t, cmp_int);
+    }
     chimera_point();
     return (x > y) - (x < y) + 0 * t[0];
 }
@@ -88,23 +92,27 @@ int main(void)
     }
     qsort(v, 200, sizeof *v, cmp_int);
     long h = 0;
-    for (int i = 0; i < 200; i++)
+    for (int i = 0; i < 200; i++) {
         h = h * 31 + v[i];
+    }
     printf("qsort %ld calls %d\n", h, calls > 0);
     const char *st[] = {"pear", "fig", "apple", "kiwi", "plum", "date"};
     qsort(st, 6, sizeof *st, cmp_str);
-    for (int i = 0; i < 6; i++)
+    for (int i = 0; i < 6; i++) {
         printf("%s ", st[i]);
+    }
     printf("\n");
     struct obj o = {add, 5};
     printf("run %ld\n", run(&o, 60));
     printf("nested %d\n", nested(6));
     int w[40];
-    for (int i = 0; i < 40; i++)
+    for (int i = 0; i < 40; i++) {
         w[i] = (i * 37) % 41;
+    }
     qsort(w, 40, sizeof *w, cmp_rec);
-    for (int i = 0; i < 40; i++)
+    for (int i = 0; i < 40; i++) {
         printf("%d,", w[i]);
+    }
     printf(" calls %d\n", calls > 0);
     return 0;
 }

@@ -4,8 +4,9 @@
 static __attribute__((noinline)) long fib(long n)
 {
     chimera_point();
-    if (n < 2)
+    if (n < 2) {
         return n;
+    }
     long a = fib(n - 1);
     long b = fib(n - 2);
     return a + b;
@@ -13,10 +14,12 @@ static __attribute__((noinline)) long fib(long n)
 static __attribute__((noinline)) int ack(int m, int n)
 {
     chimera_point();
-    if (!m)
+    if (!m) {
         return n + 1;
-    if (!n)
+    }
+    if (!n) {
         return ack(m - 1, 1);
+    }
     return ack(m - 1, ack(m, n - 1));
 }
 static __attribute__((noinline)) double dsum(int d, double a, double b, float c,
@@ -33,8 +36,9 @@ static __attribute__((noinline)) double dsum(int d, double a, double b, float c,
 static long cnt[8];
 static __attribute__((noinline)) void hanoi(int n, int a, int b, int c)
 {
-    if (!n)
+    if (!n) {
         return;
+    }
     hanoi(n - 1, a, c, b);
     cnt[a]++;
     chimera_point();

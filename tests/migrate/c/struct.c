@@ -25,8 +25,9 @@ typedef struct {
 static __attribute__((noinline)) S1 f1(S1 s, int d)
 {
     chimera_point();
-    if (d)
+    if (d) {
         s = f1(s, d - 1);
+    }
     s.a = s.a * 3 + d;
     return s;
 }
@@ -68,8 +69,9 @@ static __attribute__((noinline)) S4 f4(S4 s, int d)
 static __attribute__((noinline)) S5 f5(S5 s, int d)
 {
     chimera_point();
-    if (d)
+    if (d) {
         s = f5(s, d - 1);
+    }
     s.x += s.y;
     s.y += s.z;
     s.z *= 0.99f;
@@ -78,8 +80,9 @@ static __attribute__((noinline)) S5 f5(S5 s, int d)
 static __attribute__((noinline)) S6 f6(S6 s, int d)
 {
     chimera_point();
-    if (d)
+    if (d) {
         s = f6(s, d - 1);
+    }
     s.c[d % 3] += d;
     s.s -= d;
     return s;
@@ -87,16 +90,18 @@ static __attribute__((noinline)) S6 f6(S6 s, int d)
 static __attribute__((noinline)) __int128 g1(__int128 x, int d)
 {
     chimera_point();
-    if (d)
+    if (d) {
         x = g1(x * 3 + d, d - 1);
+    }
     return x - d;
 }
 static __attribute__((noinline)) _Bool g2(_Bool x, unsigned char c,
                                           signed char sc, int d)
 {
     chimera_point();
-    if (d)
+    if (d) {
         x = g2(!x, c + 200, sc - 100, d - 1);
+    }
     chimera_point();
     return x ^ (c > sc);
 }
