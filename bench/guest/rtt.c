@@ -104,7 +104,7 @@ static int kernel_block(unsigned node, unsigned kind, uint64_t *ns)
         .node = node,
         .kind = kind,
         .count = BLOCK,
-        .bytes = 16,
+        .bytes = kind == CHIMERA_PING_KERNEL ? 16 : 0,
         .samples = (uintptr_t)ns,
     };
 
