@@ -130,7 +130,8 @@ static void add_devices(GPtrArray *argv, const struct qemu_spec *spec)
         add(argv, "-device", "virtio-fabric-pci,dsm=ram");
     }
     add(argv, "-chardev", "socket,id=agent,fd=%d", QEMU_FD_AGENT);
-    add(argv, "-device", "virtio-serial-pci");
+    /* As few eventfds as possible: QEMU polls them all for each message. */
+    add(argv, "-device", "virtio-serial-pci,max_ports=2,ioeventfd=off");
     add(argv, "-device",
         "virtserialport,id=agent,chardev=agent,name=org.chimera.agent");
     add(argv, "-chardev", "socket,id=console,fd=%d,logfile=%s/console-%u.log",
