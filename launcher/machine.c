@@ -6,6 +6,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib-unix.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,6 +22,8 @@ enum {
     POWEROFF_GRACE_MS = 3000,
     QUIT_GRACE_MS = 2000, /* QEMU's own exit, after QMP quit */
     EXIT_GRACE_MS = 1000, /* from the end of its sockets to its own */
+    CONSOLE_LOG_BYTES = 16 << 20, /* then the last part of it is kept: */
+    CONSOLE_LOG_KEEP = 1 << 20,
     ERROR_LINES = 20, /* of a console or of QEMU's stderr in a message */
 };
 
@@ -158,6 +161,9 @@ static gboolean on_child_exit(int fd, GIOCondition cond, gpointer opaque)
     }
     if (n->agent) {
         agent_drain(n->agent);
+    }
+    if (n->console) {
+        conn_drain(n->console);
     }
     node_down(n, &info);
     return G_SOURCE_REMOVE;
@@ -353,11 +359,60 @@ static const struct agent_ops node_agent_ops = {
     .closed = on_agent_closed,
 };
 
+/* ---- the console's log ---- */
+
+/* A guest can say what it likes for as long as it likes; its end is kept. */
+static void log_begin_anew(struct node *n)
+{
+    g_autofree char *path = node_file(n, "console");
+    g_autofree char *tail = g_malloc(CONSOLE_LOG_KEEP);
+    static const char note[] = "[chimera: what was before is not kept]\n";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd < 0 ? 0
+                         : pread(fd, tail, CONSOLE_LOG_KEEP,
+                                 (off_t)n->log_bytes - CONSOLE_LOG_KEEP);
+
+    close_fd(&fd);
+    if (ftruncate(n->log_fd, 0) == 0) {
+        write_all(n->log_fd, note, strlen(note));
+        write_all(n->log_fd, tail, (size_t)MAX(got, 0));
+        n->log_bytes = strlen(note) + (uint64_t)MAX(got, 0);
+    }
+}
+
+static void log_write(struct node *n, const uint8_t *data, gsize len)
+{
+    int err = n->log_fd < 0 ? 0 : write_all(n->log_fd, data, len);
+
+    if (err) {
+        machine_log(n->machine, "node %s: its console is not logged: %s",
+                    n->config->name, g_strerror(err));
+        close_fd(&n->log_fd);
+    }
+    n->log_bytes += len;
+    if (n->log_bytes > CONSOLE_LOG_BYTES && n->log_fd >= 0) {
+        log_begin_anew(n);
+    }
+}
+
+static bool log_open(struct node *n, GError **error)
+{
+    g_autofree char *path = node_file(n, "console");
+
+    n->log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (n->log_fd < 0) {
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
+                    "cannot create %s: %s", path, g_strerror(errno));
+    }
+    return n->log_fd >= 0;
+}
+
 static gsize on_console_input(struct conn *conn, const uint8_t *data, gsize len,
                               void *opaque)
 {
     struct node *n = opaque;
 
+    log_write(n, data, len);
     n->machine->on_console(n->machine, n, data, len);
     return len;
 }
@@ -422,8 +477,8 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
     int qmp[2] = { -1, -1 }, agent[2] = { -1, -1 }, console[2] = { -1, -1 };
     bool ok = false;
 
-    if (!make_pair(qmp, error) || !make_pair(agent, error) ||
-        !make_pair(console, error)) {
+    if (!log_open(n, error) || !make_pair(qmp, error) ||
+        !make_pair(agent, error) || !make_pair(console, error)) {
         goto out;
     }
     const int fds[QEMU_FD_END - QEMU_FD_QMP] = { qmp[1], agent[1], console[1],
@@ -548,6 +603,7 @@ bool machine_start(struct machine *m, GError **error)
         n->accel = &m->accels[i];
         n->index = i;
         n->pidfd = -1;
+        n->log_fd = -1;
         n->reason = g_strdup("");
     }
     g_unix_fd_add(guard_fd(m->guard), G_IO_IN | G_IO_HUP, on_guard_end, m);
@@ -636,6 +692,7 @@ void machine_clear(struct machine *m)
             g_source_remove(n->pid_source);
         }
         node_disconnect(n);
+        close_fd(&n->log_fd);
         g_free(n->reason);
         g_free(n->system);
         g_free(n->shutdown);

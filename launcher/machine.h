@@ -40,6 +40,8 @@ struct node {
     struct agent *agent;
     guint agent_timer; /* its connection ended, QEMU should follow */
     struct conn *console;
+    int log_fd; /* console-N.log, -1: it cannot be written */
+    uint64_t log_bytes;
     bool whole; /* its guest sees all nodes */
     gint64 start_us, qmp_us, agent_us, up_us; /* monotonic; 0: not yet */
 };

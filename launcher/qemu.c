@@ -134,8 +134,7 @@ static void add_devices(GPtrArray *argv, const struct qemu_spec *spec)
     add(argv, "-device", "virtio-serial-pci,max_ports=2,ioeventfd=off");
     add(argv, "-device",
         "virtserialport,id=agent,chardev=agent,name=org.chimera.agent");
-    add(argv, "-chardev", "socket,id=console,fd=%d,logfile=%s/console-%u.log",
-        QEMU_FD_CONSOLE, run, spec->self);
+    add(argv, "-chardev", "socket,id=console,fd=%d", QEMU_FD_CONSOLE);
     add(argv, "-serial", "chardev:console");
     add(argv, "-chardev", "socket,id=qmp,fd=%d", QEMU_FD_QMP);
     add(argv, "-mon", "chardev=qmp,mode=control");

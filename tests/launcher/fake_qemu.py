@@ -15,6 +15,7 @@ as fake.KEY[=VALUE]:
   slow=SECONDS   the agent answers after so long
   deaf           does not power off
   stubborn       neither powers off nor quits
+  flood=N        says N million lines on its console while it boots
   garbage        the agent sends noise before and after its greeting
   frames=HEX     sent on the first session instead of running it
 """
@@ -25,6 +26,7 @@ import os
 import pty
 import random
 import re
+import select
 import selectors
 import signal
 import socket
@@ -251,7 +253,6 @@ class Fake:
         self.options, self.fake = options, options.fake
         self.loop = selectors.DefaultSelector()
         self.sessions, self.input = {}, b''
-        self.log = open(options.chardev['console']['logfile'], 'ab', 0)
         self.console = Wire(self.loop, int(options.chardev['console']['fd']),
                             self.on_console)
         self.qmp = Wire(self.loop, int(options.chardev['qmp']['fd']),
@@ -266,8 +267,12 @@ class Fake:
 
     def say(self, text):
         data = text.encode().replace(b'\n', b'\r\n')
-        self.log.write(data)
         self.console.send(data)
+
+    def flush_console(self):
+        while self.console.out:
+            select.select([], [self.console.sock], [])
+            self.console.flush()
 
     def on_console(self, data):
         self.say('echo: ' + data.decode('utf-8', 'replace') + '\n')
@@ -302,6 +307,10 @@ class Fake:
         name = self.options.backend['nodes'][self.options.backend['self']]
         self.say('fake kernel of %s\n%s\n' % (name['name'],
                                               self.options.append))
+        if 'flood' in self.fake:
+            self.say('flood\n' * (int(self.fake['flood']) << 20))
+            self.say('end of the flood\n')
+        self.flush_console()
         if 'die' in self.fake:
             print('fake: cannot go on', file=sys.stderr)
             sys.exit(int(self.fake['die']))

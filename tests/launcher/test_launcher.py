@@ -813,6 +813,17 @@ class Sessions(FakeTest):
         os.close(master)
         os.close(slave)
 
+    def test_console_log_is_bounded(self):
+        self.ok('down')
+        self.up(x86='append=fake.flood=4')  # 28 MB
+        path = self.runtime + '/chimera/m/console-0.log'
+        self.assertLess(os.path.getsize(path), 17 * MB)
+        with open(path, 'rb') as f:
+            data = f.read()
+        self.assertTrue(data.startswith(b'[chimera: what was before is not '
+                                        b'kept]\n'))
+        self.assertTrue(data.endswith(b'flood\r\nend of the flood\r\n'))
+
     def test_two_consoles_see_the_same(self):
         one = self.start('console', 'x86', stdin=subprocess.PIPE)
         two = self.start('console', 'x86', stdin=subprocess.PIPE)
