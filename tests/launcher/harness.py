@@ -50,8 +50,14 @@ class Result:
 
 class LauncherTest(unittest.TestCase):
     prefix = None  # of the installation that the launcher uses
+    limit_s = 120  # of one test, so that it fails and cleans up
+
+    def too_long(self, number, stack):
+        raise AssertionError('not done within %d s' % self.limit_s)
 
     def setUp(self):
+        signal.signal(signal.SIGALRM, self.too_long)
+        signal.alarm(self.limit_s)
         # short: socket paths are limited
         self.dir = tempfile.mkdtemp(prefix='chl-', dir='/tmp')
         self.runtime = os.path.join(self.dir, 'r')
@@ -63,6 +69,7 @@ class LauncherTest(unittest.TestCase):
         self.children = []
 
     def tearDown(self):
+        signal.alarm(0)
         for child in self.children:
             if child.poll() is None:
                 child.kill()

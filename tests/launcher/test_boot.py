@@ -40,6 +40,8 @@ MB = 1 << 20
 
 
 class BootTest(LauncherTest):
+    limit_s = 4 * BOOT_S
+
     def two(self, x86='', arm=''):
         return self.conf(TWO % (x86, arm))
 
