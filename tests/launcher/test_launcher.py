@@ -898,7 +898,7 @@ class Sessions(FakeTest):
             (hello + f(6, b'x'), 'malformed request'),
             (hello + f(6, struct.pack('<II', 9, 0)),
              'machine m has no node 9'),
-            (hello + f(5, b'node=0\0arg=cat\0') + f(33, b'x' * 65536) * 5,
+            (hello + f(5, b'node=0\0arg=cat\0') + f(33, b'x' * 65536) * 40,
              'malformed frame of type 33 in a session'),
             (hello + f(5, b'node=0\0arg=cat\0') + f(33, b'x', stream=1),
              'malformed frame of type 33 in a session'),
