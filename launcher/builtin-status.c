@@ -68,6 +68,9 @@ static int show(char **machines, bool json, bool named)
         }
         json_array_add_element(all, answer);
     }
+    if (!json && json_array_get_length(all) == 0 && code == EXIT_OK) {
+        printf("no machine is running\n");
+    }
     if (json) {
         g_autoptr(JsonNode) root = json_node_new(JSON_NODE_ARRAY);
         g_autofree char *text = NULL;
@@ -94,10 +97,6 @@ int builtin_status(char **args)
     }
     if (!*args) {
         machines = rundir_list();
-        if (!*machines && !json) {
-            printf("no machine is running\n");
-            return EXIT_OK;
-        }
         return show(machines, json, false);
     }
     b = g_strv_builder_new();

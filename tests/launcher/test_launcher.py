@@ -1060,7 +1060,7 @@ class Ends(FakeTest):
         os.kill(guard, signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
         # the nodes died with the supervisor, the folder is the next one's
-        wait_until(lambda: not processes_with(self.prefix), 'no QEMU')
+        wait_until(lambda: not processes_with(self.dir), 'all are gone')
         self.assertTrue(os.path.exists(self.runtime + '/chimera/m'))
         self.assertEqual(self.ok('status').out, b'no machine is running\n')
         self.assertFalse(os.path.exists(self.runtime + '/chimera'))
