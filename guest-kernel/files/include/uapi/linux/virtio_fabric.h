@@ -102,8 +102,9 @@ struct virtio_fabric_hdr {
 
 /*
  * A tx chain: device-readable {hdr, payload} of exactly 8 + hdr.len bytes,
- * then device-writable {tx_status}. The device may complete tx buffers out of order; it holds a
- * buffer while its peer's class has no room (that is the back-pressure).
+ * then device-writable {tx_status}. The device may complete tx buffers out of
+ * order; it holds a buffer while its peer's class has no room (that is the
+ * back-pressure).
  */
 #define VIRTIO_FABRIC_TX_OK		0
 #define VIRTIO_FABRIC_TX_NODE_DOWN	1	/* not sent */
