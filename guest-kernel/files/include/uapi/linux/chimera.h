@@ -140,4 +140,138 @@ struct chimera_ping {
 /* Return: 0; -EHOSTDOWN; -ETIMEDOUT (1 s without an answer); -EINTR. */
 #define CHIMERA_IOC_PING	_IOWR(0xC5, 0x13, struct chimera_ping)
 
+/*
+ * Fused processes: a process whose threads run on several nodes in one address
+ * space. Its home is the node where it was started; there are its mm, its ids,
+ * its descriptors. On each other node a *stub* process of it joins; what the
+ * stub maps from the descriptor that JOIN returns is home's memory at the same
+ * address, page frame for page frame. A thread of home has at most one
+ * *channel* to each node: the pair of that thread and one thread of the stub
+ * that serves it. On a channel one side runs and the other waits.
+ *
+ * FUSE makes the calling process a home. Return: a descriptor (O_CLOEXEC),
+ * the home descriptor; it is of use to this mm only (-EPERM for others, so
+ * for children of fork too). -EBUSY fused already; -ENOMEM.
+ */
+struct chimera_fuse {
+	__u32 flags;		/* 0 */
+	__u32 reserved;
+	__u64 id;		/* out: names the process at its home */
+	__u64 secret;		/* out: what a stub proves itself with */
+};
+#define CHIMERA_IOC_FUSE	_IOWR(0xC5, 0x20, struct chimera_fuse)
+
+/*
+ * JOIN makes the calling process the stub of one of home's processes. Return:
+ * a descriptor (O_CLOEXEC), the stub descriptor. mmap(MAP_SHARED) of it, with
+ * PROT_READ|PROT_WRITE and an offset equal to the address, makes a mirror:
+ * never executable, not inherited by fork. When home ends, the stub gets
+ * SIGKILL; when the stub ends, its channels are lost.
+ * -ESRCH no such process; -EACCES wrong secret, or another user than home's;
+ * -EALREADY this node has a stub of it; -EINVAL the home is the own node;
+ * -EHOSTDOWN; -ETIMEDOUT.
+ */
+struct chimera_join {
+	__u16 home;		/* node */
+	__u16 reserved[3];
+	__u64 id;
+	__u64 secret;
+};
+#define CHIMERA_IOC_JOIN	_IOW(0xC5, 0x21, struct chimera_join)
+
+#define CHIMERA_WORDS		8
+
+/* --- on the home descriptor ----------------------------------------------- */
+
+/*
+ * ATTACH makes the calling thread's channel to a node. It ends with the
+ * thread. The stub's ACCEPT learns of it; the answer does not wait for that.
+ * Return: 0; -EEXIST; -ENOTCONN the node has no stub (yet); -EHOSTDOWN;
+ * -ETIMEDOUT; -EAGAIN too many.
+ */
+struct chimera_attach {
+	__u16 node;
+	__u16 reserved[3];
+	__u64 arg;		/* for ACCEPT, unchanged */
+};
+#define CHIMERA_IOC_ATTACH	_IOW(0xC5, 0x22, struct chimera_attach)
+
+enum chimera_event {
+	CHIMERA_EVENT_MESSAGE	= 1,	/* word[]: what the remote CALLed with */
+	CHIMERA_EVENT_SYSCALL	= 2,	/* word[]: nr, 6 arguments, ELF machine */
+	CHIMERA_EVENT_FAULT	= 3,	/* word[]: signal, si_code, address, pc */
+	CHIMERA_EVENT_LOST	= 4,	/* word[]: enum chimera_lost, its status */
+};
+
+enum chimera_lost {
+	CHIMERA_LOST_NODE	= 1,	/* the node is down */
+	CHIMERA_LOST_STUB	= 2,	/* status: as of wait(2), of the stub */
+	CHIMERA_LOST_THREAD	= 3,	/* the serving thread ended */
+};
+
+/*
+ * EXCHANGE gives words to the remote end, which runs with them, and waits for
+ * its next event. WAIT only waits, for a remote end that runs already. While a
+ * thread waits, the page faults of its remote end are resolved by it, and a
+ * signal for it parks the remote end until the thread waits again: no handler
+ * runs at home while its thread runs elsewhere. Such a call restarts by
+ * itself; a program sees no EINTR.
+ * Return: 0 with .event and .word; -ENOTCONN no such channel; -EBUSY the
+ * remote end runs (EXCHANGE), -EINVAL it waits for words (WAIT). A channel
+ * that is lost gives CHIMERA_EVENT_LOST and is gone afterwards.
+ */
+struct chimera_exchange {
+	__u16 node;
+	__u16 reserved;
+	__u32 event;		/* out: enum chimera_event */
+	__u64 word[CHIMERA_WORDS];	/* in (not WAIT) and out */
+};
+#define CHIMERA_IOC_EXCHANGE	_IOWR(0xC5, 0x23, struct chimera_exchange)
+#define CHIMERA_IOC_WAIT	_IOWR(0xC5, 0x24, struct chimera_exchange)
+
+/* --- on the stub descriptor ----------------------------------------------- */
+
+/*
+ * ACCEPT waits for a channel that nobody serves yet. SERVE makes the calling
+ * thread the remote end of it, waits for home's first words and returns them.
+ * From then on system calls of that thread from text outside of the ranges of
+ * NATIVE are not done here: home gets CHIMERA_EVENT_SYSCALL, and word[0] of
+ * its answer is the result. CALL gives words to home and waits for the answer.
+ * FAULTED reports a synchronous signal; when home answers, the thread goes on.
+ * Return: 0; -EPIPE home's thread is gone: the thread should end; -EINVAL;
+ * -EBUSY (SERVE) the thread serves already, the channel is served.
+ */
+struct chimera_accept {
+	__u32 channel;
+	__u32 reserved;
+	__u64 arg;		/* of ATTACH */
+};
+#define CHIMERA_IOC_ACCEPT	_IOR(0xC5, 0x28, struct chimera_accept)
+
+struct chimera_serve {
+	__u32 channel;
+	__u32 reserved;
+	__u64 word[CHIMERA_WORDS];	/* out */
+};
+#define CHIMERA_IOC_SERVE	_IOWR(0xC5, 0x29, struct chimera_serve)
+
+struct chimera_words {
+	__u64 word[CHIMERA_WORDS];
+};
+#define CHIMERA_IOC_CALL	_IOWR(0xC5, 0x2a, struct chimera_words)
+
+struct chimera_native {
+	__u64 start;
+	__u64 end;
+};
+#define CHIMERA_IOC_NATIVE	_IOW(0xC5, 0x2b, struct chimera_native)
+
+struct chimera_faulted {
+	__u32 signal;
+	__s32 code;		/* si_code */
+	__u64 address;
+	__u64 pc;
+};
+#define CHIMERA_IOC_FAULTED	_IOW(0xC5, 0x2c, struct chimera_faulted)
+
 #endif /* _UAPI_LINUX_CHIMERA_H */
