@@ -141,6 +141,25 @@ class Memory(MachineTest):
                              "--broken", code=1)
         self.assertRegex(out, r"(?m)^\d+ passed, [1-9]\d* failed")
 
+    def test_huge_pages(self):
+        """What a guest uses gets huge pages, what it does not use no page."""
+        name = self.up(write_config("boot-huge", "xa"))
+        self.chimera("exec", f"{name}/0", "--", "dd", "if=/dev/zero",
+                     "of=/dev/shm/big", "bs=1M", "count=96")
+        pid = self.status(name)["nodes"][0]["pid"]
+        deadline = time.monotonic() + 30
+        while True:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as f:
+                kib = dict(re.findall(r"^(\w+): +(\d+) kB", f.read(), re.M))
+            if int(kib["ShmemPmdMapped"]) >= 96 << 10:
+                break
+            self.assertLess(time.monotonic(), deadline, kib)
+            time.sleep(0.1)
+        self.assertLess(int(kib["Pss_Shmem"]), 200 << 10)
+        out = self.chimera("exec", f"{name}/0", "--", "/bin/sh", "-c",
+                           "tr -d '\\0' < /dev/shm/big | wc -c").stdout
+        self.assertEqual(out.strip(), "0")
+
     def test_litmus(self):
         self.assert_summary(self.run_guest(
             "./x86_64/litmus --nodes all --seconds 2", timeout=590))

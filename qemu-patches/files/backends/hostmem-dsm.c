@@ -66,6 +66,7 @@ struct HostMemoryBackendDsm {
 
     DsmMachine machine;
     struct dsm_node *node;
+    DsmCollapser *collapser;
     const DsmClientOps *client;
     void *client_opaque;
     uint64_t doorbells[DSM_MAX_NODES]; /* rung while there was no client */
@@ -478,41 +479,43 @@ static bool dsm_backend_create_node(HostMemoryBackendDsm *m, Error **errp)
     return true;
 }
 
+bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
+                         const DsmMachine *machine, struct dsm_node *node,
+                         uint16_t i, uint32_t ram_flags, Error **errp)
+{
+    g_autofree char *path = NULL;
+    int fd = dsm_region_fd(node, i);
+
+    if (fd < 0) {
+        error_setg_errno(errp, -fd, "cannot get at the memory of node '%s'",
+                         machine->node[i].name);
+        return false;
+    }
+    /*
+     * By path, because memory_region_init_ram_from_fd() takes no alignment.
+     * The RAM block has a descriptor of its own then.
+     */
+    path = g_strdup_printf("/proc/self/fd/%d", fd);
+    return memory_region_init_ram_from_file(mr, owner, name,
+                                            machine->node[i].ram_bytes,
+                                            DSM_HUGE_PAGE,
+                                            RAM_SHARED | ram_flags, path, 0,
+                                            errp);
+}
+
 static bool dsm_backend_init_memory(HostMemoryBackendDsm *m, Error **errp)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(m);
     g_autofree char *name = host_memory_backend_get_name(backend);
-    uint32_t ram_flags;
-    int fd, ret;
 
-    ret = dsm_region_fd(m->node, m->machine.self);
-    if (ret < 0) {
-        error_setg_errno(errp, -ret, "cannot get at the node's memory");
-        return false;
-    }
-    /* The RAM block closes its descriptor; libdsm keeps the original. */
-    fd = fcntl(ret, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0) {
-        error_setg_errno(errp, errno, "cannot duplicate a descriptor");
-        return false;
-    }
-
+    backend->aligned = true;
     /*
      * RAM_NAMED_FILE: the memory has a life outside this process, which is
-     * what x-ignore-shared wants to know. Transparent huge pages, where the
-     * host grants them to shared memory at all, are fine as long as no page
-     * is ever taken away on its own.
+     * what x-ignore-shared wants to know.
      */
-    ram_flags = RAM_SHARED | RAM_NAMED_FILE;
-    ram_flags |= backend->reserve ? 0 : RAM_NORESERVE;
-    backend->aligned = true;
-    if (!memory_region_init_ram_from_fd(&backend->mr, OBJECT(m), name,
-                                        backend->size, ram_flags, fd, 0,
-                                        errp)) {
-        close(fd);
-        return false;
-    }
-    return true;
+    return dsm_region_init_ram(&backend->mr, OBJECT(m), name, &m->machine,
+                               m->node, m->machine.self, RAM_NAMED_FILE |
+                               (backend->reserve ? 0 : RAM_NORESERVE), errp);
 }
 
 /* Leaves the machine; the memory stays mapped. */
@@ -592,6 +595,8 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
         dsm_instance = m;
     }
     qatomic_set(&dsm_is_active, true);
+    m->collapser = dsm_collapser_start(
+        memory_region_get_ram_ptr(&backend->mr), backend->size);
     qemu_set_fd_handler(dsm_node_fd(m->node), dsm_backend_dispatch, NULL, m);
     m->exit_notifier.notify = dsm_backend_exit;
     qemu_add_exit_notifier(&m->exit_notifier);
@@ -606,6 +611,7 @@ static void dsm_backend_finalize(Object *obj)
         qemu_remove_exit_notifier(&m->exit_notifier);
     }
     dsm_backend_leave(m);
+    dsm_collapser_stop(m->collapser);
     if (m->discard_disabled) {
         ram_block_discard_disable(false);
     }

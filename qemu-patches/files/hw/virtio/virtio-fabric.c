@@ -135,26 +135,13 @@ static bool virtio_fabric_map_window(VirtIOFabric *s, uint16_t node,
     const struct dsm_node_desc *desc = &s->machine->node[node];
     g_autofree char *name = g_strdup_printf("fabric-window-%s", desc->name);
     FabricWindow *w;
-    int fd;
-
-    fd = dsm_region_fd(memory_backend_dsm_node(s->backend), node);
-    if (fd < 0) {
-        error_setg_errno(errp, -fd, "no descriptor");
-        return false;
-    }
-    fd = fcntl(fd, F_DUPFD_CLOEXEC, 0); /* the RAM block closes it */
-    if (fd < 0) {
-        error_setg_errno(errp, errno, "cannot duplicate its descriptor");
-        return false;
-    }
 
     w = FABRIC_WINDOW(object_new(TYPE_FABRIC_WINDOW));
     w->node = node;
     /* Not registered with vmstate: it is another node's memory. */
-    if (!memory_region_init_ram_from_fd(&w->mr, OBJECT(w), name,
-                                        desc->ram_bytes, RAM_SHARED, fd, 0,
-                                        errp)) {
-        close(fd);
+    if (!dsm_region_init_ram(&w->mr, OBJECT(w), name, s->machine,
+                             memory_backend_dsm_node(s->backend), node, 0,
+                             errp)) {
         object_unref(OBJECT(w));
         return false;
     }

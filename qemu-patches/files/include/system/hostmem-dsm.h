@@ -9,6 +9,7 @@
 
 #include <dsm/dsm.h>
 #include "qapi/qapi-types-dsm.h"
+#include "qemu/units.h"
 #include "qemu/uuid.h"
 #include "system/hostmem.h"
 #include "qom/object.h"
@@ -64,5 +65,26 @@ const DsmMachine *memory_backend_dsm_machine(HostMemoryBackendDsm *m);
  * Return: as dsm_peer_fence().
  */
 int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer);
+
+/* What mappings of nodes' memory are aligned to. */
+#define DSM_HUGE_PAGE (2 * MiB)
+
+/**
+ * dsm_region_init_ram: make @mr the memory of node @i of @machine.
+ * @ram_flags: in addition to RAM_SHARED
+ */
+bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
+                         const DsmMachine *machine, struct dsm_node *node,
+                         uint16_t i, uint32_t ram_flags, Error **errp);
+
+/*
+ * Backs the memory with huge pages in the background, as the guest uses it.
+ * It must stay mapped and must not be discarded until dsm_collapser_stop(),
+ * which takes NULL too.
+ */
+typedef struct DsmCollapser DsmCollapser;
+
+DsmCollapser *dsm_collapser_start(void *memory, size_t bytes);
+void dsm_collapser_stop(DsmCollapser *c);
 
 #endif /* SYSTEM_HOSTMEM_DSM_H */
