@@ -108,14 +108,14 @@ class MainJob(MachineTest):
 class Kernel(MachineTest):
     """The driver's own tests, led by each ISA in turn."""
 
-    def both_ways(self, program):
+    def both_ways(self, program, before="true", config=None):
         # Each node leads once; the other one follows.
         out = self.run_guest(
-            f"onnode 1 ./aarch64/{program} follow & "
+            f"{before} || exit; onnode 1 ./aarch64/{program} follow & "
             f"./x86_64/{program} lead 1; a=$?; wait; "
             f"./x86_64/{program} follow & "
             f"onnode 1 ./aarch64/{program} lead 0; b=$?; wait; "
-            "exit $((a | b))", timeout=280)
+            "exit $((a | b))", timeout=280, config=config)
         self.assert_summary(out)
 
     def test_nodes(self):
@@ -126,6 +126,31 @@ class Kernel(MachineTest):
 
     def test_ports(self):
         self.both_ways("ports")
+
+    def test_malformed(self):
+        self.both_ways("malformed")
+
+    def test_pressure(self):
+        """A segment's home swaps what the other node does not use."""
+        swap = ("echo 128M > /sys/block/zram0/disksize && "
+                "mkswap /dev/zram0 > /dev/null && swapon /dev/zram0")
+        self.both_ways("pressure", before=f"{swap} && onnode 1 sh -c '{swap}'",
+                       config=write_config("boot-pressure", "xa"))
+
+    def test_unplug(self):
+        """A kernel whose device is taken away is alone, and goes on."""
+        for node, isa in enumerate(("x86_64", "aarch64")):
+            name = self.up(write_config("boot-unplug", "xa"))
+            follow = subprocess.Popen(
+                [CHIMERA, "exec", f"{name}/{1 - node}", "--",
+                 f"./{'aarch64' if node == 0 else 'x86_64'}/unplug", "follow"],
+                stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+            out = self.chimera("exec", f"{name}/{node}", "--",
+                               f"./{isa}/unplug", "lead", str(1 - node),
+                               timeout=60)
+            self.assert_summary(out.stdout)
+            follow.wait(30)
+            self.chimera("down", name)
 
 
 class Memory(MachineTest):
