@@ -312,6 +312,27 @@ do_image() {
     done
 }
 
+# --- Migratable programs: chimera-cc, its C library and run-time library -----
+
+make_migrate() {
+    local isa
+    for isa in $isas; do
+        mkdir -p "$build/tools/compiler-rt"
+        dpkg-deb --fsys-tarfile "$build/dl/$(locked_file libclang-rt-19-dev "$(debian_arch "$isa")")" |
+            tar -xO --wildcards "*/libclang_rt.builtins-$isa.a" > "$build/tools/compiler-rt/$isa.a"
+    done
+    "$top/migrate/build"
+}
+
+do_migrate() {
+    do_source musl
+    step migrate "migrate: chimera-cc and its libraries" \
+        "$({ declare -f make_migrate; clang-19 --version; hash_paths "$top/bench/migrate" \
+            "$top/guest-kernel/files/include/uapi" "$top/guest-user/src/noded-proto.h" \
+            "$top"/migrate/{build,flags,upstream.lock,driver,include,musl,pass,rt}; } | hash_text)" \
+        make_migrate
+}
+
 # --- All ------------------------------------------------------------------
 
 do_build() {
@@ -319,8 +340,8 @@ do_build() {
     [ $# -gt 0 ] || set -- all
     for part; do
         case $part in
-        all|src|qemu|kernel|host|image|tools) ;;
-        *) die "unknown part '$part' (allowed: all, src, tools, host, qemu, kernel, image)" ;;
+        all|src|qemu|kernel|host|image|migrate|tools) ;;
+        *) die "unknown part '$part' (allowed: all, src, tools, host, qemu, kernel, image, migrate)" ;;
         esac
     done
     lock_build
@@ -329,12 +350,13 @@ do_build() {
         do_fetch
         do_tools
         case $part in
-        all)    do_host; do_qemu; do_kernel_headers; do_kernel; do_image ;;
+        all)    do_host; do_qemu; do_kernel_headers; do_kernel; do_image; do_migrate ;;
         src)    do_tree qemu; do_tree linux ;;
         host)   do_host ;;
         qemu)   do_host; do_qemu ;;
         kernel) do_kernel_headers; do_kernel ;;
         image)  do_kernel_headers; do_image ;;
+        migrate) do_migrate ;;
         esac
     done
     unlock_build

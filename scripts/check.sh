@@ -4,7 +4,7 @@
 # ./bootstrap test: build, then every suite, then one line that counts. Sourced
 # by ./bootstrap.
 
-all_suites="lint unit model fuzz uffd qemu boot"
+all_suites="lint unit model fuzz uffd qemu boot migrate"
 
 make_asan() {
     local obj=$build/obj/host-asan

@@ -16,7 +16,8 @@
 
 suite=trixie
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-locks="$top/qemu-patches/upstream.lock $top/guest-kernel/upstream.lock $top/scripts/packages.lock"
+locks="$top/qemu-patches/upstream.lock $top/guest-kernel/upstream.lock $top/scripts/packages.lock
+$top/migrate/upstream.lock"
 
 # mirror_uris - sets main_uri and security_uri from the machine's apt sources.
 mirror_uris() {
@@ -188,14 +189,15 @@ fetch_file() {  # KIND PACKAGE ARCH VERSION SHA256 FILE
     rm -rf "$part"
 }
 
-fetch_all() {
-    local line updated='' sha file
+fetch_all() {  # [PACKAGE] - only its files
+    local line updated='' sha file only=${1:-}
     mkdir -p "$build/dl"
     rm -f "$build/dl/replaced"
     while read -r line; do
         # shellcheck disable=SC2086 # six words
         set -- $line
         [ $# -eq 6 ] || { echo "error: malformed lock line: $line" >&2; return 1; }
+        [ "${only:-$2}" = "$2" ] || continue
         sha=$5 file=$6
         if ! have_file "$file" "$sha" && [ -z "$updated" ]; then
             apt_update
@@ -219,6 +221,36 @@ do_fetch() {
     if [ -s "$build/dl/replaced" ]; then
         while read -r line; do warn "$line"; done < "$build/dl/replaced"
     fi
+}
+
+# make_source PACKAGE - a source package with Debian's patches: build/src/PACKAGE.
+make_source() {
+    local dir=$build/src/$1 part=$build/src/$1.part package file patch
+    fetch_all "$1"
+    rm -rf "$dir" "$part"
+    mkdir -p "$part"
+    while read -r _ package _ _ _ file; do
+        [ "$package" = "$1" ] || continue
+        case $file in
+        *.orig.tar.*)   tar -x -f "$build/dl/$file" -C "$part" --strip-components=1 ;;
+        *.debian.tar.*) tar -x -f "$build/dl/$file" -C "$part" ;;
+        esac
+    done < <(lock_lines $locks)
+    if [ -f "$part/debian/patches/series" ]; then
+        while read -r patch _; do
+            case $patch in ''|'#'*) continue ;; esac
+            patch -d "$part" -p1 -s -f < "$part/debian/patches/$patch"
+        done < "$part/debian/patches/series"
+    fi
+    mv "$part" "$dir"
+}
+
+source_hash() { { declare -f make_source; lock_lines $locks | grep "^source $1 "; } | hash_text; }
+source_current() { [ -d "$build/src/$1" ] && fresh "source-$1" "$(source_hash "$1")"; }
+
+do_source() {  # PACKAGE
+    [ -d "$build/src/$1" ] || rm -f "$build/stamp/source-$1"
+    step "source-$1" "$1: fetch and unpack" "$(source_hash "$1")" make_source "$1"
 }
 
 unpack_deb() {  # FILE DIR - the deb's files, below DIR
