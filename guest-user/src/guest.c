@@ -12,6 +12,7 @@
     X("chimera-agent", agent_main)    \
     X("chimera-noded", noded_main)    \
     X("onnode", onnode_main)          \
+    X("chimera-image", image_main)    \
     X("lsnodes", lsnodes_main)        \
     X("chimera-seg", seg_main)        \
     X("chimera-ping", ping_main)

@@ -164,6 +164,38 @@ static void mount_system(void)
     }
 }
 
+/*
+ * Programs of the other ISA that carry an image for this one: any file of that
+ * ISA goes to chimera-image, which says what is missing. P: it gets argv[0], too.
+ */
+static void register_images(void)
+{
+#ifdef __x86_64__
+#define OTHER_MACHINE "\\xb7\\x00"
+#else
+#define OTHER_MACHINE "\\x3e\\x00"
+#endif
+#define ANY "\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00"
+    static const char dir[] = "/proc/sys/fs/binfmt_misc";
+    static const char rule[] =
+        ":chimera:M::\\x7f" "ELF\\x02\\x01" ANY "\\x00\\x00\\x02\\x00"
+        OTHER_MACHINE ":\\xff\\xff\\xff\\xff\\xff\\xff" ANY
+        "\\x00\\x00\\xff\\xff\\xff\\xff:/sbin/chimera-image:P";
+    int fd;
+
+    /* A kernel without it starts programs of its own ISA only. */
+    if (mount("binfmt_misc", dir, "binfmt_misc", 0, NULL) < 0) {
+        return;
+    }
+    fd = open("/proc/sys/fs/binfmt_misc/register", O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, rule, sizeof(rule) - 1) < 0) {
+        say("chimera: binfmt_misc: %s", strerror(errno));
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
 static ssize_t read_file(const char *path, char *to, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -621,6 +653,7 @@ int main(void)
     sigfillset(&all);
     sigprocmask(SIG_BLOCK, &all, NULL);
     mount_system();
+    register_images();
     /* Without a console the kernel starts us without these. */
     while ((fd = open("/dev/null", O_RDWR)) >= 0 && fd <= STDERR_FILENO) {
         continue;
