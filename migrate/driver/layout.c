@@ -12,12 +12,13 @@
  */
 
 #include "driver.h"
+#include "../rt/abi.h"
 
 #include <elf.h>
 #include <string.h>
 
-#define PRIVATE_BASE 0x200000ul
-#define COMMON_BASE 0x4000000ul
+#define PRIVATE_BASE ((gulong)IMAGE_PRIVATE_BASE)
+#define COMMON_BASE ((gulong)IMAGE_COMMON_BASE)
 #define PAGE 4096ul
 #define TEXT_ALIGN 64
 /* AArch64 branches reach 128 MiB; private and common text share that. */

@@ -240,6 +240,11 @@ FUNCTION chimera_raw_syscall
         ret
 END chimera_raw_syscall
 
+FUNCTION chimera_sigreturn
+        mov     x8, #139
+        svc     #0
+END chimera_sigreturn
+
 /* A landing pad's personality is only named, never called. */
 FUNCTION __chimera_personality
         mov     w0, #8

@@ -32,22 +32,9 @@ struct epoll_event {
     uint64_t data;
 };
 
-/* O_DIRECTORY, O_NOFOLLOW, O_DIRECT, O_LARGEFILE: x86_64, aarch64 */
-static const unsigned open_flags[][2] = {
-    { 0200000, 040000 }, { 0400000, 0100000 },
-    { 040000, 0200000 }, { 0100000, 0400000 },
-};
-
-static long convert_flags(long flags, int from, int to)
+static long to_aarch64(long flags)
 {
-    long out = flags & ~0740000l;
-
-    for (unsigned i = 0; i < 4; i++) {
-        if (flags & open_flags[i][from]) {
-            out |= open_flags[i][to];
-        }
-    }
-    return out;
+    return chimera_open_flags(flags, CHIMERA_ISA_X86_64, CHIMERA_ISA_AARCH64);
 }
 
 extern char __chimera_tls_span[];       /* from the linker script */
@@ -65,14 +52,15 @@ long chimera_native_syscall(long n, long a, long b, long c, long d, long e,
     nr = numbers[n] - 1;
     switch (n) {
     case NR_OPENAT:
-        c = convert_flags(c, 0, 1);
+        c = to_aarch64(c);
         break;
     case NR_FCNTL:
         if (b == F_SETFL) {
-            c = convert_flags(c, 0, 1);
+            c = to_aarch64(c);
         } else if (b == F_GETFL) {
             ret = chimera_raw_syscall(nr, a, b, c, d, e, f);
-            return ret < 0 ? ret : convert_flags(ret, 1, 0);
+            return ret < 0 ? ret : chimera_open_flags(ret, CHIMERA_ISA_AARCH64,
+                                                      CHIMERA_ISA_X86_64);
         }
         break;
     case NR_CLONE:

@@ -18,6 +18,10 @@
 #define CHIMERA_ISA_AARCH64 1
 #define CHIMERA_ISA_COUNT   2
 
+/* Where an image's private part and what all images have in common begin. */
+#define IMAGE_PRIVATE_BASE 0x200000
+#define IMAGE_COMMON_BASE  0x4000000
+
 /* Byte offsets in a record. */
 #define REC_FN      0   /* u32: index in __chimera_table */
 #define REC_SITE    4   /* u32: number of the site in that function */

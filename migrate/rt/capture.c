@@ -46,23 +46,25 @@ void chimera_block_signals(struct thread *t)
 {
     uint64_t all = SIG_BLOCK_ALL;
 
-    if (chimera_mode == MODE_PIPE_PEER) {
+    if (chimera_is_peer() || t->blocked) {
         return;
     }
+    t->blocked = 1;
     chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&all,
                            (long)&t->sigmask, 8, 0, 0);
 }
 
 void chimera_unblock_signals(struct thread *t)
 {
-    if (chimera_mode == MODE_PIPE_PEER) {
+    if (chimera_is_peer() || !t->blocked) {
         return;
     }
+    t->blocked = 0;
     chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&t->sigmask,
                            0, 8, 0, 0);
 }
 
-/* chimera_configure() - read CHIMERA_SEGMENT, CHIMERA_EVERY, CHIMERA_RANDOM */
+/* chimera_configure() - read CHIMERA_SEGMENT, _EVERY, _RANDOM and _TRACE */
 void chimera_configure(char **envp)
 {
     const char *s, *end;
@@ -88,18 +90,51 @@ void chimera_configure(char **envp)
             chimera_die("CHIMERA_RANDOM: SEED,MEAN");
         }
     }
+    s = chimera_env(envp, "CHIMERA_TRACE");
+    if (s && *s) {
+        if ((*s != '0' && *s != '1') || s[1]) {
+            chimera_die("CHIMERA_TRACE: 0 or 1");
+        }
+        chimera_tracing = *s == '1';
+    }
     if (every || mean) {
         __chimera_flag = 1;
     }
 }
 
+/* A node other than this one, the @skip-th after it; -1: there is none */
+static int other_node(uint64_t skip)
+{
+    uint64_t mask = __atomic_load_n(&chimera_nodes_mask, __ATOMIC_RELAXED) &
+                    ~(1ull << chimera_node);
+    int node = chimera_node;
+
+    if (!mask) {
+        return -1;
+    }
+    for (skip %= (uint64_t)__builtin_popcountll(mask);; skip--) {
+        do {
+            node = (node + 1) % MAX_NODES;
+        } while (!(mask >> node & 1));
+        if (!skip) {
+            return node;
+        }
+    }
+}
+
+/* Whether the thread shall move now; where to is then in t->target. */
 static bool policy_moves(struct thread *t)
 {
     if (t->want >= 0) {
+        t->target = t->want;
         return t->want != t->here;
     }
     if (every) {
-        return ++t->polls % every == 0;
+        if (++t->polls % every) {
+            return false;
+        }
+        t->target = other_node(0);
+        return t->target >= 0;
     }
     if (mean) {
         if (!t->polls++) {
@@ -108,7 +143,11 @@ static bool policy_moves(struct thread *t)
         t->random ^= t->random << 13;
         t->random ^= t->random >> 7;
         t->random ^= t->random << 17;
-        return t->random % mean == 0;
+        if (t->random % mean) {
+            return false;
+        }
+        t->target = other_node(t->random >> 40);
+        return t->target >= 0;
     }
     return false;
 }
@@ -130,15 +169,14 @@ void *chimera_poll_slow(void)
         return NULL;
     }
     t = chimera_thread();
-    if (!t || t->busy) {
-        return NULL;
+    if (!t || t->busy || t->here != chimera_node) {
+        return NULL;            /* the latter: a handler, at home */
     }
-    if (t->kick && chimera_mode == MODE_PIPE_PEER) {
+    if (t->kick && chimera_is_peer()) {
         const long none[7] = { 0 };
 
         /* Home delivers its signals while this thread waits for the answer. */
-        t->kick = 0;
-        chimera_pipe_call(HOME_NOTHING, none);
+        chimera_call_home(HOME_NOTHING, none);
     }
     if (!policy_moves(t) || !chimera_has_room(t)) {
         return NULL;
@@ -224,10 +262,16 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
 enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
 {
     struct run run = { .up = t->run[ISA_HERE], .asked = asked };
-    uint64_t limit = t->limit[ISA_HERE], usp = t->usp[ISA_HERE];
+    uint64_t limit[CHIMERA_ISA_COUNT], usp = t->usp[ISA_HERE];
     struct record *outer = t->record;
     int end;
 
+    /* What the records keep is kept until the run ends, on every ISA. */
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        limit[i] = t->limit[i];
+        t->limit[i] = min_u64(limit[i], t->low[i]);
+    }
+    start = min_u64(start, t->low[ISA_HERE]);
     t->run[ISA_HERE] = &run;
     t->here = chimera_node;
     chimera_unblock_signals(t);
@@ -238,7 +282,9 @@ enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
         chimera_block_signals(t);
     }
     t->run[ISA_HERE] = run.up;
-    t->limit[ISA_HERE] = limit;
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        t->limit[i] = limit[i];
+    }
     t->usp[ISA_HERE] = usp;
     return end;
 }
@@ -275,6 +321,10 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
             t->run[ISA_HERE] = run->up;
         }
         t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];
+        if (!target || !target->away) {
+            t->busy = 0;        /* else it stays in a handler */
+            t->here = chimera_node;
+        }
     }
     __chimera_dsp = *(char **)(buf + JB_DSP);
     chimera_restore_jump(buf, value);
@@ -291,14 +341,10 @@ _Noreturn void chimera_jump_arrived(struct thread *t)
 _Noreturn void chimera_exit_away(uint64_t base, uint64_t len)
 {
     struct thread *t = __chimera_self;
-    struct run *run = t->run[ISA_HERE];
 
-    while (run->up) {
-        run = run->up;
-    }
     t->dead.base = base;
     t->dead.len = len;
-    chimera_leave(run->sp, RUN_EXITED);
+    chimera_served(t, RUN_EXITED);
 }
 
 void *__chimera_dynamic_alloca(uint64_t len, uint64_t align)
@@ -328,7 +374,7 @@ static void self_carry(struct thread *t, uint64_t base_sp,
     enum run_end end;
 
     do {
-        end = chimera_run(t, min_u64(base_sp, t->low[ISA_HERE]), false);
+        end = chimera_run(t, base_sp, false);
         t = __chimera_self;
     } while (end == RUN_CAPTURED);
 }
@@ -345,8 +391,7 @@ const struct transport chimera_transport_self = {
 
 int chimera_nodes(void)
 {
-    return chimera_mode == MODE_PIPE_HOME || chimera_mode == MODE_PIPE_PEER
-           ? 2 : 1;
+    return chimera_nr_nodes;
 }
 
 int chimera_here(void)

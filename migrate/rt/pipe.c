@@ -5,16 +5,8 @@
  * Home is the process that was started.  It moves its data, heap and stacks to
  * shared memory and starts the peer, the other ISA's image, under an emulator
  * where that is needed.  A thread of home that moves for the first time gets a
- * channel (a socket pair) and a thread of the peer to serve it.
- *
- * On a channel one side runs and the other waits, so messages alternate:
- *
- *   RUN       run the frames in the buffer        -> RETURNED, CAPTURED, JUMPED,
- *                                                    EXITED
- *   CALL      do something at home                -> ANSWER
- *
- * A side that waits for RETURNED may be asked to RUN again (frames above a
- * native one came back); nesting is a stack on both sides.
+ * channel (a socket pair) and a thread of the peer to serve it; channel.c has
+ * what is said there.
  *
  * Signals are home's.  While a thread is away its signals are blocked at home
  * and watched with a signalfd; when one is pending, `kick` makes the thread
@@ -68,13 +60,7 @@
 extern char __chimera_data_start[], __chimera_data_end[];
 extern int __chimera_flag;
 
-enum kind { KIND_RUN = 10, KIND_CALL, KIND_ANSWER };
-
-struct message {
-    int64_t kind;               /* enum kind or enum run_end */
-    int64_t what;               /* enum home_call */
-    int64_t arg[7];
-};
+#define PEER_NODE 1
 
 /* Passed to the peer with the end of a new channel. */
 struct attach {
@@ -99,13 +85,6 @@ static void send_message(struct thread *t, const struct message *m)
         sizeof(*m)) {
         chimera_die("pipe: the other process is gone");
     }
-}
-
-static void send_kind(struct thread *t, int64_t kind)
-{
-    const struct message m = { .kind = kind };
-
-    send_message(t, &m);
 }
 
 struct pollfd {
@@ -151,97 +130,10 @@ static void receive(struct thread *t, struct message *m)
     }
 }
 
-static void serve_call(struct thread *t, const struct message *m)
+static void pipe_exchange(struct talk *talk)
 {
-    struct message answer = { .kind = KIND_ANSWER };
-    const int64_t *a = m->arg;
-
-    /* Handlers that run now must not capture: this is the unwind stack. */
-    t->busy = 1;
-    if (__atomic_exchange_n(&t->kick, 0, __ATOMIC_SEQ_CST)) {
-        __atomic_fetch_sub(&__chimera_flag, 2, __ATOMIC_SEQ_CST);
-    }
-    chimera_unblock_signals(t);
-    switch ((enum home_call)m->what) {
-    case HOME_NOTHING:
-        break;
-    case HOME_SYSCALL:
-        answer.arg[0] = __chimera_syscall(a[0], a[1], a[2], a[3], a[4], a[5],
-                                          a[6]);
-        break;
-    case HOME_CLONE:
-        answer.arg[0] = chimera_home_clone(a[0], a[1], a[2], a[3], a[4], a[5],
-                                           a[6]);
-        break;
-    }
-    chimera_block_signals(t);
-    t->busy = 0;
-    send_message(t, &answer);
-}
-
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
-
-static void pipe_carry(struct thread *t, uint64_t base_sp,
-                       struct record *outer)
-{
-    struct message m;
-    enum run_end end;
-
-    send_kind(t, KIND_RUN);
-    for (;;) {
-        receive(t, &m);
-        t->here = chimera_node;
-        switch (m.kind) {
-        case RUN_RETURNED:
-            return;
-        case RUN_CAPTURED:
-            end = chimera_run(t, min_u64(base_sp, t->low[ISA_HERE]), false);
-            if (end == RUN_RETURNED) {
-                return;
-            }
-            t->limit[ISA_HERE] = min_u64(base_sp, t->low[ISA_HERE]);
-            send_kind(t, KIND_RUN);
-            break;
-        case RUN_JUMPED:
-            chimera_jump_arrived(t);
-        case RUN_EXITED:
-            chimera_exit_home(t->dead.base, t->dead.len);
-        case KIND_RUN:
-            end = chimera_run(t, t->limit[ISA_HERE], true);
-            send_kind(t, end);
-            break;
-        case KIND_CALL:
-            serve_call(t, &m);
-            break;
-        default:
-            chimera_die("pipe: unexpected message");
-        }
-    }
-}
-
-const struct transport chimera_transport_pipe = {
-    .name = "pipe",
-    .carry = pipe_carry,
-};
-
-/* Asks home to do something for this thread. */
-long chimera_pipe_call(enum home_call what, const long arg[7])
-{
-    struct thread *t = __chimera_self;
-    struct message m = { .kind = KIND_CALL, .what = what };
-
-    for (int i = 0; i < 7; i++) {
-        m.arg[i] = arg[i];
-    }
-    send_message(t, &m);
-    receive(t, &m);
-    if (m.kind != KIND_ANSWER) {
-        chimera_die("pipe: unexpected answer to a call");
-    }
-    return m.arg[0];
+    send_message(talk->t, &talk->m);
+    receive(talk->t, &talk->m);
 }
 
 /* --- descriptors over the control socket -------------------------------------- */
@@ -293,7 +185,7 @@ static int raise_fd(int fd, bool cloexec)
 }
 
 /* A channel for a thread of home.  False: out of descriptors. */
-bool chimera_pipe_attach(struct thread *t)
+static bool pipe_attach(struct thread *t, int node)
 {
     struct attach what = { t };
     int ends[2];
@@ -322,15 +214,21 @@ static void serve(void *arg)
     struct thread *t = arg;
     struct message m;
 
-    for (;;) {
-        receive(t, &m);
-        if (m.kind != KIND_RUN) {
-            chimera_die("pipe: unexpected message");
-        }
-        chimera_set_tp(t->tp);
-        send_kind(t, chimera_run(t, t->limit[ISA_HERE], true));
-    }
+    receive(t, &m);
+    chimera_serve(t, &m);
 }
+
+static uint64_t pipe_server_stack(struct thread *t)
+{
+    return t->unwind_top[ISA_HERE];
+}
+
+const struct carrier chimera_carrier_pipe = {
+    .name = "pipe",
+    .exchange = pipe_exchange,
+    .attach = pipe_attach,
+    .server_stack = pipe_server_stack,
+};
 
 static void map_shared(void)
 {
@@ -354,8 +252,10 @@ _Noreturn void chimera_pipe_peer(const char *where)
     const char *end;
 
     chimera_mode = MODE_PIPE_PEER;
-    chimera_node = 1;
-    chimera_transport = &chimera_transport_pipe;
+    chimera_node = PEER_NODE;
+    chimera_nr_nodes = 2;
+    chimera_transport = &chimera_transport_channel;
+    chimera_carrier = &chimera_carrier_pipe;
     memory_fd = chimera_number(where, &end);
     control_fd = *end == ',' ? (int)chimera_number(end + 1, &end) : -1;
     if (*end || control_fd < 0) {
@@ -370,6 +270,7 @@ _Noreturn void chimera_pipe_peer(const char *where)
             break;
         }
         what.t->fd[ISA_HERE] = fd;
+        what.t->side[PEER_NODE].unwind_top = what.t->unwind_top[ISA_HERE];
         chimera_guard(what.t);
         if (chimera_spawn((void *)what.t->unwind_top[ISA_HERE], serve, what.t,
                           &tid) < 0) {
@@ -448,7 +349,8 @@ static int peer_image(void)
         }
         image = sys(NR_MEMFD_CREATE, (long)"chimera-peer", 0, 0, 0, 0, 0);
         for (uint64_t at = 0; at < sh.size;) {
-            uint64_t n = min_u64(sizeof(chunk), sh.size - at);
+            uint64_t n = sh.size - at < sizeof(chunk) ? sh.size - at
+                                                      : sizeof(chunk);
 
             read_at(fd, chunk, n, sh.offset + at);
             if (sys(NR_WRITE, image, (long)chunk, n, 0, 0, 0) != (long)n) {
@@ -462,25 +364,6 @@ static int peer_image(void)
     chimera_die("pipe: the program file has no section " PEER_SECTION);
 }
 
-static char *put_text(char *p, const char *s)
-{
-    while (*s) {
-        *p++ = *s++;
-    }
-    *p = '\0';
-    return p;
-}
-
-static char *put_number(char *p, unsigned v)
-{
-    if (v >= 10) {
-        p = put_number(p, v / 10);
-    }
-    *p++ = '0' + v % 10;
-    *p = '\0';
-    return p;
-}
-
 #define MAX_ENV 4096
 
 static _Noreturn void exec_peer(int image, int control, char **envp)
@@ -490,12 +373,12 @@ static _Noreturn void exec_peer(int image, int control, char **envp)
     static char *env[MAX_ENV];
     char *argv[] = { "sh", "-c", command, NULL };
     unsigned n = 0;
-    char *p = put_text(fds, "CHIMERA_PIPE_FDS=");
+    char *p = chimera_put_text(fds, "CHIMERA_PIPE_FDS=");
     uint64_t none = 0;
 
-    p = put_number(p, memory_fd);
-    p = put_text(p, ",");
-    put_number(p, control);
+    p = chimera_put_number(p, memory_fd);
+    p = chimera_put_text(p, ",");
+    chimera_put_number(p, control);
     while (envp[n] && n < MAX_ENV - 2) {
         env[n] = envp[n];
         n++;
@@ -503,92 +386,20 @@ static _Noreturn void exec_peer(int image, int control, char **envp)
     env[n++] = fds;
     env[n] = NULL;
 
-    p = put_text(command, "exec ");
+    p = chimera_put_text(command, "exec ");
     if (!emulator) {
         emulator = PEER_COMMAND;
     }
     for (unsigned i = 0; emulator[i] && i < 4000; i++) {
         *p++ = emulator[i];
     }
-    p = put_text(p, " /proc/self/fd/");
-    put_number(p, image);
+    p = chimera_put_text(p, " /proc/self/fd/");
+    chimera_put_number(p, image);
     chimera_native_syscall(NR_RT_SIGPROCMASK, 2, (long)&none, 0, 8, 0, 0);
     chimera_native_syscall(NR_EXECVE, (long)"/bin/sh", (long)argv, (long)env,
                            0, 0, 0);
     chimera_die("pipe: cannot run /bin/sh");
 }
-
-static size_t length(const char *s)
-{
-    size_t n = 0;
-
-    while (s[n]) {
-        n++;
-    }
-    return n;
-}
-
-#define AT_PLATFORM 15
-#define AT_RANDOM 25
-#define AT_EXECFN 31
-
-/* Copies arguments, environment and auxiliary vector to a stack in the arena. */
-static long *copy_stack(long *stack)
-{
-    char *low = (char *)stack, *high, *to;
-    char *area = chimera_arena_alloc(STACK_BYTES);
-    long *p = stack + 1, *copy, delta;
-    uint64_t len;
-
-    if (!area) {
-        chimera_die("pipe: out of shared memory");
-    }
-    for (int lists = 0; lists < 2; lists++, p++) {
-        while (*p) {
-            p++;
-        }
-    }
-    high = (char *)p;
-    for (long *q = stack + 1; q < p; q++) {
-        if (*q) {
-            char *end = (char *)*q + length((char *)*q) + 1;
-
-            high = end > high ? end : high;
-        }
-    }
-    for (; *p; p += 2) {
-        if (*p == AT_EXECFN || *p == AT_PLATFORM) {
-            char *end = (char *)p[1] + length((char *)p[1]) + 1;
-
-            high = end > high ? end : high;
-        } else if (*p == AT_RANDOM && (char *)p[1] + 16 > high) {
-            high = (char *)p[1] + 16;
-        }
-    }
-    if ((char *)(p + 2) > high) {
-        high = (char *)(p + 2);
-    }
-    len = ((uint64_t)(high - low) + 15) & ~15ul;
-    to = area + STACK_BYTES - len - 64;
-    to -= ((uint64_t)to - (uint64_t)low) & 15;
-    delta = to - low;
-    __builtin_memcpy(to, low, high - low);
-    copy = (long *)to;
-    for (p = copy + 1; *p; p++) {
-        *p += delta;
-    }
-    for (p++; *p; p++) {
-        *p += delta;
-    }
-    for (p++; *p; p += 2) {
-        if (p[1] >= (long)low && p[1] < (long)high) {
-            p[1] += delta;
-        }
-    }
-    return copy;
-}
-
-_Noreturn void chimera_start_program(void *stack);
 
 void chimera_pipe_home(long *stack)
 {
@@ -597,8 +408,13 @@ void chimera_pipe_home(long *stack)
     uint64_t all = ~0ull;
     int ends[2], image;
     long pid, *copy;
+    char *area;
 
     chimera_mode = MODE_PIPE_HOME;
+    chimera_nr_nodes = 2;
+    chimera_nodes_mask = 3;
+    chimera_transport = &chimera_transport_channel;
+    chimera_carrier = &chimera_carrier_pipe;
     image = peer_image();
     memory_fd = raise_fd(sys(NR_MEMFD_CREATE, (long)"chimera", 0, 0, 0, 0, 0),
                          false);
@@ -630,6 +446,10 @@ void chimera_pipe_home(long *stack)
                          true);
     map_shared();
     sys(NR_FCNTL, memory_fd, F_SETFD, FD_CLOEXEC, 0, 0, 0);
-    copy = copy_stack(stack);
+    area = chimera_arena_alloc(STACK_BYTES);
+    if (!area) {
+        chimera_die("pipe: out of shared memory");
+    }
+    copy = chimera_copy_stack(stack, area + STACK_BYTES);
     chimera_start_on((uint64_t)copy & ~15ul, chimera_start_program, copy);
 }

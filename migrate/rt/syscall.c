@@ -9,7 +9,17 @@
 
 #include "thread.h"
 
-#define NR_EXIT 60
+#define NR_EXIT         60
+#define NR_SCHED_YIELD  24
+#define NR_CLONE        56
+#define NR_FORK         57
+#define CLONE_VM        0x100
+
+/* A process with memory of its own */
+static bool makes_process(long n, long flags)
+{
+    return n == NR_FORK || (n == NR_CLONE && !(flags & CLONE_VM));
+}
 
 long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
 {
@@ -17,14 +27,24 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
         const long arg[7] = { n, a, b, c, d, e, f };
         long ret;
 
-        if (chimera_mode == MODE_PIPE_PEER) {
+        if (chimera_is_peer()) {
             if (n == NR_EXIT) {
                 chimera_exit_away(0, 0);
             }
-            return chimera_pipe_call(HOME_SYSCALL, arg);
+            if (n == NR_SCHED_YIELD) {
+                return chimera_native_syscall(n, 0, 0, 0, 0, 0, 0);
+            }
+            return chimera_call_home(HOME_SYSCALL, arg);
         }
         if (n == NR_EXIT) {
             chimera_exit_home(0, 0);
+        }
+        if (chimera_mode == MODE_KERNEL_HOME && makes_process(n, a)) {
+            ret = chimera_native_syscall(n, a, b, c, d, e, f);
+            if (ret == 0) {
+                chimera_kernel_forked();
+            }
+            return ret;
         }
         if (chimera_mode == MODE_PIPE_HOME &&
             chimera_arena_syscall(n, arg + 1, &ret)) {
@@ -57,11 +77,11 @@ long __cancel(void);
 /* Variadic in musl's headers: ptid, tls and ctid are in @slots. */
 int __clone(int (*fn)(void *), void *stack, int flags, void *arg, long *slots)
 {
-    if (chimera_mode == MODE_PIPE_PEER) {
+    if (chimera_is_peer()) {
         const long args[7] = { (long)fn, (long)stack, flags, (long)arg,
                                slots[0], slots[1], slots[2] };
 
-        return chimera_pipe_call(HOME_CLONE, args);
+        return chimera_call_home(HOME_CLONE, args);
     }
     return chimera_home_clone((long)fn, (long)stack, flags, (long)arg, slots[0],
                               slots[1], slots[2]);
@@ -80,7 +100,8 @@ long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
 long __syscall_cp_asm(volatile void *cancel, long n, long a, long b, long c,
                       long d, long e, long f)
 {
-    if (chimera_mode == MODE_PLAIN || chimera_mode == MODE_SELF) {
+    if (chimera_mode == MODE_PLAIN || chimera_mode == MODE_SELF ||
+        chimera_mode == MODE_KERNEL_HOME) {
 #ifdef __x86_64__
         return chimera_syscall_cp(cancel, n, a, b, c, d, e, f);
 #endif
@@ -130,7 +151,7 @@ _Noreturn void chimera_exit_home(uint64_t base, uint64_t len)
 
 _Noreturn void __unmapself(void *base, size_t len)
 {
-    if (chimera_mode == MODE_PIPE_PEER) {
+    if (chimera_is_peer()) {
         chimera_exit_away((uint64_t)base, len);
     }
     chimera_exit_home((uint64_t)base, len);

@@ -81,6 +81,7 @@ struct run {
     uint64_t sp;                /* unwind stack where chimera_call_on() left */
     struct run *up;
     bool asked;                 /* a peer asked for it and waits */
+    bool away;                  /* none: frames run elsewhere meanwhile */
 };
 
 enum run_end {
@@ -89,6 +90,21 @@ enum run_end {
     RUN_JUMPED = 3,             /* left by longjmp: thread->jump */
     RUN_EXITED = 4,             /* the thread ends: thread->dead */
 };
+
+/*
+ * What a thread has on a node that is not home.  Nodes of one ISA share the
+ * thread's native stack of that ISA, but each works on an unwind stack of its
+ * own.
+ */
+struct side {
+    uint64_t unwind_top;        /* 0: never been there */
+    uint64_t server;            /* the peer's own: what serves the thread */
+    uint64_t context;           /* jump buffer of its last exchange, or 0 */
+    uint32_t attached;
+    uint32_t end;               /* enum run_end of the run that is answered */
+};
+
+#define MAX_NODES 64
 
 struct thread {
     struct context ctx;         /* the frame being captured */
@@ -126,6 +142,11 @@ struct thread {
     struct thread *next;        /* free list */
     uint64_t map_bytes;
     unsigned char result[256] __attribute__((aligned(16)));
+    int32_t target;             /* node to which the captured frames go */
+    uint32_t blocked;           /* home has blocked the thread's signals */
+    uint32_t jumped;            /* a handler of a remote fault left by longjmp */
+    int32_t tid;                /* at home; 0: not asked for yet */
+    struct side side[MAX_NODES];
 };
 
 _Static_assert(offsetof(struct thread, ctx) == T_CTX, "assembly");
@@ -134,7 +155,7 @@ _Static_assert(offsetof(struct thread, run) == T_RUN, "assembly");
 _Static_assert(offsetof(struct thread, busy) == T_BUSY, "assembly");
 _Static_assert(offsetof(struct thread, result) == T_RESULT, "assembly");
 _Static_assert(offsetof(struct context, reg) == CTX_REGS, "assembly");
-
+_Static_assert(sizeof(struct thread) <= 4096, "threads.c");
 
 /*
  * Variables of the library are private to a process (an ISA), except those that
@@ -145,14 +166,30 @@ _Static_assert(offsetof(struct context, reg) == CTX_REGS, "assembly");
 extern __thread struct thread *__chimera_self;
 extern __thread char *__chimera_dsp;
 
-enum mode { MODE_PLAIN, MODE_SELF, MODE_PIPE_HOME, MODE_PIPE_PEER };
+enum mode {
+    MODE_PLAIN, MODE_SELF, MODE_PIPE_HOME, MODE_KERNEL_HOME,
+    MODE_PIPE_PEER, MODE_KERNEL_PEER,
+};
 extern enum mode chimera_mode;
 extern int chimera_node;        /* of this process */
+extern int chimera_home;        /* the node of the home process */
+extern int chimera_nr_nodes;
+extern uint64_t chimera_nodes_mask;     /* those to which threads can move */
+
+extern char chimera_file[4096];         /* the program's file, if not what runs */
+
+/* Whether this process is the one that serves home's threads. */
+static inline bool chimera_is_peer(void)
+{
+    return chimera_mode >= MODE_PIPE_PEER;
+}
 
 /* thread.c */
 struct thread *chimera_thread(void);
 void chimera_thread_exit(void);
 void chimera_guard(const struct thread *t);
+/* Home: what a thread needs to run on another node.  False: no memory. */
+bool chimera_make_unwind_stack(struct thread *t, int node);
 /* False: nested so deep that the unwind stacks cannot take another segment. */
 bool chimera_has_room(const struct thread *t);
 
@@ -172,26 +209,95 @@ uint64_t chimera_landing_pad(uint64_t pc);
 struct transport {
     const char *name;
     /*
-     * Carries the captured frames elsewhere and returns when the segment has
-     * returned; its result is then in t->result.
+     * Carries the captured frames to t->target and returns when the segment
+     * has returned; its result is then in t->result.
      */
     void (*carry)(struct thread *t, uint64_t base_sp, struct record *outer);
 };
 extern const struct transport *chimera_transport;
 extern const struct transport chimera_transport_self;
-extern const struct transport chimera_transport_pipe;
+extern const struct transport chimera_transport_channel;
 
-/* pipe.c */
-void chimera_pipe_home(long *stack);
-_Noreturn void chimera_pipe_peer(const char *where);
+/* channel.c: what is said between home and its peers, and how it gets there */
+enum message_kind {             /* enum run_end are kinds, too */
+    KIND_RUN = 10,              /* run the frames in the buffer */
+    KIND_CALL,                  /* do something at home */
+    KIND_ANSWER,                /* arg[0] is the result */
+};
+
+struct message {
+    uint32_t kind;
+    uint32_t what;              /* enum home_call */
+    int64_t arg[7];
+};
+
 /* What the side away from home asks home to do; the arguments are words. */
 enum home_call {
     HOME_NOTHING,               /* let pending signals be delivered */
     HOME_SYSCALL,               /* __chimera_syscall */
     HOME_CLONE,                 /* chimera_home_clone */
 };
-long chimera_pipe_call(enum home_call what, const long arg[7]);
-bool chimera_pipe_attach(struct thread *t);
+
+/* A side that has let another one run, and what that one does. */
+enum talk_state { TALK_RUNS, TALK_CALLS, TALK_FAULTED, TALK_SYSCALL };
+
+struct talk {
+    struct thread *t;
+    int node;
+    struct message m;           /* what is said, then what was answered */
+    enum talk_state state;
+    bool wait_only;             /* say nothing: it runs already */
+    bool idle;                  /* peer: a run has ended, nothing is under way */
+};
+
+struct carrier {
+    const char *name;
+    /* Gives talk->m to the other end and waits for what it says next. */
+    void (*exchange)(struct talk *talk);
+    /* Home: makes a channel of the thread to a node.  False: cannot be. */
+    bool (*attach)(struct thread *t, int node);
+    /* Peer: the stack of what serves the thread, to start there anew. */
+    uint64_t (*server_stack)(struct thread *t);
+};
+extern const struct carrier *chimera_carrier;
+extern const struct carrier chimera_carrier_pipe, chimera_carrier_kernel;
+
+long chimera_call_home(enum home_call what, const long arg[7]);
+/* Answers home with what a run ended with, and does what home says then. */
+_Noreturn void chimera_serve(struct thread *t, struct message *m);
+_Noreturn void chimera_served(struct thread *t, enum run_end end);
+void chimera_home_call(struct talk *talk);
+
+/* pipe.c */
+void chimera_pipe_home(long *stack);
+_Noreturn void chimera_pipe_peer(const char *where);
+
+/* kernel.c: home in a Chimera machine; stub.c: its processes on other nodes */
+void chimera_kernel_home(long *stack, bool wanted);
+_Noreturn void chimera_kernel_peer(const char *where);
+void chimera_kernel_forked(void);
+
+/* noded.c: starting a program on another node */
+struct peer_process {
+    int fd;                     /* to noded, -1: none */
+    bool ready;                 /* it wrote to its standard output */
+    bool ended;
+    char said[512];             /* why it ended */
+};
+/* False: it could not be started; ->said has why. */
+bool chimera_noded_start(struct peer_process *p, int node, const char *file,
+                         char *const env[]);
+/*
+ * Reads what it says, until it is ready, has ended, or says nothing for
+ * @timeout_ms.  What it writes as errors we write, too.
+ */
+void chimera_noded_listen(struct peer_process *p, int timeout_ms);
+
+const char *chimera_node_name(int node);
+
+/* trace.c */
+extern bool chimera_tracing;
+void chimera_trace(struct thread *t, int from, int to, const char *how);
 
 /* arena.c: the shared address space of pipe mode */
 #define ARENA_BASE  0x4000000000ul
@@ -209,12 +315,23 @@ _Noreturn void chimera_exit_home(uint64_t base, uint64_t len);
 long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f);
 long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
                         long tls, long ctid);
+/* A system call of the peer's own kind, with its numbers and structures. */
+long chimera_foreign_syscall(unsigned machine, const uint64_t nr_and_args[7]);
+/* Flags of openat() and fcntl(), as an ISA's kernel has them */
+long chimera_open_flags(long flags, int from_isa, int to_isa);
 /* What the thread register holds for a thread pointer. */
 uint64_t chimera_tp_register(uint64_t tp);
 void chimera_set_tp(uint64_t tp);
 uint64_t chimera_get_tp(void);
 _Noreturn void chimera_die(const char *text);
+_Noreturn void chimera_start_program(void *stack);
+/* Copies arguments, environment and auxiliary vector below @top. */
+long *chimera_copy_stack(long *stack, char *top);
 uint64_t chimera_number(const char *s, const char **ret_end);
+uint64_t chimera_hex(const char *s, const char **ret_end);
+char *chimera_put_text(char *p, const char *s);
+char *chimera_put_number(char *p, uint64_t v);
+char *chimera_put_hex(char *p, uint64_t v);
 const char *chimera_env(char **envp, const char *name);
 
 /* ISA assembly */
@@ -229,6 +346,8 @@ _Noreturn void chimera_return(const struct context *ctx,
                               const void *result);
 _Noreturn void chimera_restore_jump(uint64_t buf, int64_t value);
 _Noreturn void chimera_start_on(uint64_t sp, void (*fn)(void *), void *arg);
+void chimera_sigreturn(void);
+int setjmp(uint64_t buf[32]) __attribute__((returns_twice));
 long chimera_spawn(void *stack_top, void (*fn)(void *), void *arg,
                    int32_t *ret_tid);
 

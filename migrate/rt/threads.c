@@ -4,6 +4,9 @@
  *
  *   | struct thread | frame buffer | unwind stacks | native stack of the peer |
  *   | stack of dynamic allocas |
+ *
+ * An unwind stack is aligned to its size, so that its end is known from any
+ * address in it.  In kernel mode the other nodes' are made at the first visit.
  */
 
 #include "thread.h"
@@ -15,7 +18,7 @@
 #define BUFFER_BYTES (256ul << 10)
 #define UNWIND_BYTES (4ul << 20)        /* touched pages count */
 #define UNWIND_RESERVE (64ul << 10)     /* for one segment and a handler */
-#define NATIVE_BYTES (64ul << 20)       /* in pipe mode; touched pages count */
+#define NATIVE_BYTES (64ul << 20)       /* for peers; touched pages count */
 #define DYNAMIC_BYTES (64ul << 20)
 
 /* Gives the TLS block an alignment that the driver knows (driver/layout.c). */
@@ -67,19 +70,41 @@ void chimera_guard(const struct thread *t)
 bool chimera_has_room(const struct thread *t)
 {
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        if (t->usp[i] < t->unwind_top[i] - UNWIND_BYTES + UNWIND_RESERVE) {
+        if (((t->usp[i] - 1) & (UNWIND_BYTES - 1)) < UNWIND_RESERVE) {
             return false;
         }
     }
     return true;
 }
 
+static char *align_up(char *p)
+{
+    return (char *)(((uint64_t)p + UNWIND_BYTES - 1) & ~(UNWIND_BYTES - 1));
+}
+
+bool chimera_make_unwind_stack(struct thread *t, int node)
+{
+    char *p;
+
+    if (t->side[node].unwind_top) {
+        return true;
+    }
+    p = map(2 * UNWIND_BYTES);
+    if (!p) {
+        return false;
+    }
+    p = align_up(p);
+    chimera_native_syscall(NR_MPROTECT, (long)p, 4096, 0, 0, 0, 0);
+    t->side[node].unwind_top = (uint64_t)(p + UNWIND_BYTES);
+    return true;
+}
+
 static struct thread *make(void)
 {
-    uint64_t peer = chimera_mode == MODE_PIPE_HOME ? NATIVE_BYTES : 0;
+    uint64_t peer = chimera_mode == MODE_SELF ? 0 : NATIVE_BYTES;
     uint64_t head = 4096;
-    uint64_t len = head + BUFFER_BYTES + CHIMERA_ISA_COUNT * UNWIND_BYTES +
-                   peer + DYNAMIC_BYTES;
+    uint64_t len = head + BUFFER_BYTES + UNWIND_BYTES +
+                   CHIMERA_ISA_COUNT * UNWIND_BYTES + peer + DYNAMIC_BYTES;
     char *p = map(len);
     struct thread *t = (struct thread *)p;
 
@@ -90,7 +115,7 @@ static struct thread *make(void)
     p += head;
     t->buffer = (unsigned char *)p;
     t->buffer_bytes = BUFFER_BYTES;
-    p += BUFFER_BYTES;
+    p = align_up(p + BUFFER_BYTES);
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
         p += UNWIND_BYTES;
         t->unwind_top[i] = (uint64_t)p;
@@ -111,7 +136,7 @@ struct thread *chimera_thread(void)
     if (t) {
         return t;
     }
-    if (chimera_mode == MODE_PIPE_PEER) {
+    if (chimera_is_peer()) {
         chimera_die("a thread without a home");
     }
     lock();
@@ -137,12 +162,12 @@ struct thread *chimera_thread(void)
     t->busy = 0;
     t->kick = 0;
     t->polls = 0;
-    if (chimera_mode == MODE_PIPE_HOME && !chimera_pipe_attach(t)) {
-        lock();
-        t->next = free_list;
-        free_list = t;
-        unlock();
-        return NULL;
+    t->blocked = 0;
+    t->jumped = 0;
+    t->tid = 0;
+    for (int i = 0; i < MAX_NODES; i++) {
+        t->side[i].attached = 0;
+        t->side[i].context = 0;
     }
     __chimera_self = t;
     return t;

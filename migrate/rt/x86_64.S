@@ -225,6 +225,11 @@ FUNCTION chimera_raw_syscall
         ret
 END chimera_raw_syscall
 
+FUNCTION chimera_sigreturn
+        mov     $15, %eax
+        syscall
+END chimera_sigreturn
+
 /* A landing pad's personality is only named, never called. */
 FUNCTION __chimera_personality
         mov     $8, %eax
