@@ -526,7 +526,7 @@ static void dsm_backend_leave(HostMemoryBackendDsm *m)
     if (!node) {
         return;
     }
-    qemu_set_fd_handler(dsm_node_fd(node), NULL, NULL, NULL);
+    dsm_idle_stop();
     WITH_QEMU_LOCK_GUARD(&dsm_lock) {
         if (dsm_instance == m) {
             dsm_instance = NULL;
@@ -584,7 +584,8 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
     ERRP_GUARD();
     HostMemoryBackendDsm *m = MEMORY_BACKEND_DSM(backend);
 
-    if (!dsm_backend_setup(m, errp)) {
+    if (!dsm_backend_setup(m, errp) ||
+        !dsm_idle_start(dsm_node_fd(m->node), dsm_backend_dispatch, m, errp)) {
         error_prepend(errp, "memory-backend-dsm '%s': ",
                       object_get_canonical_path_component(OBJECT(m)));
         return false;
@@ -597,7 +598,6 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
     qatomic_set(&dsm_is_active, true);
     m->collapser = dsm_collapser_start(
         memory_region_get_ram_ptr(&backend->mr), backend->size);
-    qemu_set_fd_handler(dsm_node_fd(m->node), dsm_backend_dispatch, NULL, m);
     m->exit_notifier.notify = dsm_backend_exit;
     qemu_add_exit_notifier(&m->exit_notifier);
     return true;

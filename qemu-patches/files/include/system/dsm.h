@@ -22,6 +22,24 @@ bool dsm_active(void);
  * Context: any thread.
  */
 void dsm_note_exclusive_step(void);
+
+/**
+ * dsm_idle_wait() - an idle vCPU waits for other nodes too.
+ *
+ * Waits until @cpu is kicked or something came from another node, which is
+ * delivered before this returns.
+ *
+ * Context: @cpu's thread, BQL held; released while it waits.
+ * Return: false if @cpu should wait for a kick alone.
+ */
+bool dsm_idle_wait(CPUState *cpu);
+
+/**
+ * dsm_idle_kick() - part of qemu_cpu_kick().
+ *
+ * Context: any thread.
+ */
+void dsm_idle_kick(CPUState *cpu);
 #else
 static inline bool dsm_active(void)
 {
@@ -29,6 +47,15 @@ static inline bool dsm_active(void)
 }
 
 static inline void dsm_note_exclusive_step(void)
+{
+}
+
+static inline bool dsm_idle_wait(CPUState *cpu)
+{
+    return false;
+}
+
+static inline void dsm_idle_kick(CPUState *cpu)
 {
 }
 #endif

@@ -9,6 +9,7 @@
 
 #include <dsm/dsm.h>
 #include "qapi/qapi-types-dsm.h"
+#include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "qemu/uuid.h"
 #include "system/hostmem.h"
@@ -86,5 +87,12 @@ typedef struct DsmCollapser DsmCollapser;
 
 DsmCollapser *dsm_collapser_start(void *memory, size_t bytes);
 void dsm_collapser_stop(DsmCollapser *c);
+
+/*
+ * dsm_idle_start: call @dispatch whenever @fd is readable, from the main loop
+ * or from an idle vCPU's thread; with the BQL held. One @fd per process.
+ */
+bool dsm_idle_start(int fd, IOHandler *dispatch, void *opaque, Error **errp);
+void dsm_idle_stop(void);
 
 #endif /* SYSTEM_HOSTMEM_DSM_H */
