@@ -4,7 +4,10 @@
  *
  *   rtt serve PORT               answer user messages on PORT until told to stop
  *   rtt measure NODE PORT COUNT  print COUNT samples of each kind, in ns:
- *                                "rtt KIND NS NS ...", many lines a kind
+ *                                "rtt KIND NS NS ...", many lines a kind, and
+ *                                stop the server
+ *   rtt user NODE PORT COUNT     the same of kind user only; the server stays
+ *   rtt stop NODE PORT           stop the server
  *
  * The kinds take turns in short blocks, so that a drift of the machine's
  * speed touches all of them alike. Kinds: kernel (answered by the peer's
@@ -152,39 +155,59 @@ static void await_server(unsigned node, unsigned port)
     }
 }
 
-static int measure(unsigned node, unsigned port, unsigned count)
+static void connect_to(unsigned node, unsigned port)
 {
-    static const char *const names[] = { "kernel", "echo", "doorbell" };
-    static const unsigned kinds[] = {
-        CHIMERA_PING_KERNEL, CHIMERA_PING_ECHO, CHIMERA_PING_DOORBELL
-    };
-    uint64_t ns[BLOCK];
     struct chimera_bind bind = { .port = 0 };
 
     if (ioctl(device, CHIMERA_IOC_BIND, &bind) < 0) {
         die("bind");
     }
     await_server(node, port);
-    for (unsigned done = 0; done < count + BLOCK; done += BLOCK) {
-        int keep = done > 0; /* the first blocks only warm up */
+}
 
-        for (int k = 0; k < 3; k++) {
-            if (kernel_block(node, kinds[k], ns) < 0) {
-                die(names[k]);
-            }
-            if (keep) {
-                print_block(names[k], ns);
-            }
-        }
-        user_block(node, port, ns);
-        if (keep) {
-            print_block("user", ns);
-        }
-    }
+static int stop(unsigned node, unsigned port)
+{
     if (send_to(node, port, "stop", 4) < 0) {
         die("stop");
     }
     return 0;
+}
+
+/* The first blocks only warm up. */
+static void measure_user(unsigned node, unsigned port, unsigned count)
+{
+    uint64_t ns[BLOCK];
+
+    for (unsigned done = 0; done < count + BLOCK; done += BLOCK) {
+        user_block(node, port, ns);
+        if (done) {
+            print_block("user", ns);
+        }
+    }
+}
+
+static void measure(unsigned node, unsigned port, unsigned count)
+{
+    static const char *const names[] = { "kernel", "echo", "doorbell" };
+    static const unsigned kinds[] = {
+        CHIMERA_PING_KERNEL, CHIMERA_PING_ECHO, CHIMERA_PING_DOORBELL
+    };
+    uint64_t ns[BLOCK];
+
+    for (unsigned done = 0; done < count + BLOCK; done += BLOCK) {
+        for (int k = 0; k < 3; k++) {
+            if (kernel_block(node, kinds[k], ns) < 0) {
+                die(names[k]);
+            }
+            if (done) {
+                print_block(names[k], ns);
+            }
+        }
+        user_block(node, port, ns);
+        if (done) {
+            print_block("user", ns);
+        }
+    }
 }
 
 int main(int argc, char **argv)
@@ -197,8 +220,19 @@ int main(int argc, char **argv)
         return serve(atoi(argv[2]));
     }
     if (argc == 5 && !strcmp(argv[1], "measure")) {
-        return measure(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+        connect_to(atoi(argv[2]), atoi(argv[3]));
+        measure(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+        return stop(atoi(argv[2]), atoi(argv[3]));
     }
-    fprintf(stderr, "usage: rtt serve PORT | rtt measure NODE PORT COUNT\n");
+    if (argc == 5 && !strcmp(argv[1], "user")) {
+        connect_to(atoi(argv[2]), atoi(argv[3]));
+        measure_user(atoi(argv[2]), atoi(argv[3]), atoi(argv[4]));
+        return 0;
+    }
+    if (argc == 4 && !strcmp(argv[1], "stop")) {
+        return stop(atoi(argv[2]), atoi(argv[3]));
+    }
+    fprintf(stderr, "usage: rtt serve PORT | rtt measure|user NODE PORT COUNT "
+                    "| rtt stop NODE PORT\n");
     return 2;
 }
