@@ -14,6 +14,7 @@
     X("onnode", onnode_main)          \
     X("chimera-image", image_main)    \
     X("lsnodes", lsnodes_main)        \
+    X("chimera-migrate", migrate_main)\
     X("chimera-seg", seg_main)        \
     X("chimera-ping", ping_main)
 

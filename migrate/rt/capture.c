@@ -125,6 +125,17 @@ static int other_node(uint64_t skip)
 /* Whether the thread shall move now; where to is then in t->target. */
 static bool policy_moves(struct thread *t)
 {
+    if (chimera_control_pending()) {
+        int node = chimera_control_take(t);
+
+        if (node >= 0 && node < chimera_nr_nodes) {
+            chimera_request(node);
+            t->pinned = 1;
+        }
+    }
+    if (t->pinned && t->want == chimera_home && t->here == chimera_home) {
+        chimera_request(-1);    /* it came back, and is its own master again */
+    }
     if (t->want >= 0) {
         t->target = t->want;
         return t->want != t->here;
@@ -419,5 +430,6 @@ int chimera_request(int node)
                            __ATOMIC_SEQ_CST);
     }
     t->want = node < 0 ? -1 : node;
+    t->pinned = 0;
     return 0;
 }

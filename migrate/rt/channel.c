@@ -135,6 +135,10 @@ static enum run_end run_asked(struct thread *t)
         }
         return end;
     }
+    if (!chimera_is_peer() && t->want == t->target &&
+        t->want != chimera_node) {
+        chimera_request(-1);    /* it cannot go there */
+    }
     if (chimera_tracing && !chimera_is_peer()) {
         chimera_trace(t, t->here, chimera_node, NULL);
     }
@@ -230,6 +234,9 @@ static void channel_carry(struct thread *t, uint64_t base_sp,
             t->limit[ISA_HERE] = min_u64(base_sp, t->low[ISA_HERE]);
             end = run_on(t, peer ? chimera_home : t->target);
         } else {
+            if (t->target == t->want && t->want != chimera_node) {
+                chimera_request(-1);    /* it cannot go there */
+            }
             if (!peer && chimera_tracing && t->here != chimera_node) {
                 chimera_trace(t, t->here, chimera_node, NULL);
             }

@@ -13,8 +13,12 @@
 #define EM_X86_64       62
 #define EM_AARCH64      183
 
-#define NR_FCNTL        72
+#define NR_FSTAT        5
+#define NR_RT_SIGRETURN 15
 #define NR_CLONE        56
+#define NR_FCNTL        72
+#define NR_NEWFSTATAT   262
+#define NR_CLONE3       435
 #define NR_OPENAT       257
 #define F_GETFL         3
 #define F_SETFL         4
@@ -70,9 +74,19 @@ long chimera_foreign_syscall(unsigned machine, const uint64_t w[7])
     } else if (machine != EM_X86_64) {
         n = -1;
     }
-    /* A thread or process that starts behind a foreign instruction: no. */
-    if (n < 0 || n >= NR_NUMBERS || !numbers[n] || n == NR_CLONE) {
+    if (n < 0 || n >= NR_NUMBERS || !numbers[n]) {
         return -ENOSYS;
+    }
+    switch (n) {
+    case NR_CLONE:      /* nothing can begin behind a foreign instruction */
+    case NR_CLONE3:
+    case NR_RT_SIGRETURN:
+        return -ENOSYS;
+    case NR_FSTAT:      /* struct stat is aarch64's own */
+    case NR_NEWFSTATAT:
+        if (machine == EM_AARCH64) {
+            return -ENOSYS;
+        }
     }
     r = __chimera_syscall(n, a[0], a[1], a[2], a[3], a[4], a[5]);
     if (machine == EM_AARCH64 && n == NR_FCNTL && a[1] == F_GETFL && r >= 0) {

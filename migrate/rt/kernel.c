@@ -98,33 +98,39 @@ static void unlock(void)
     }
 }
 
-const char *chimera_node_name(int node)
+void chimera_node_read(int node, const char *what, char *to, uint64_t size)
 {
-    static const char path[] = "/sys/devices/system/chimera/node";
-    char text[sizeof(path) + 16], *name = nodes[node].name;
+    static const char dir[] = "/sys/devices/system/chimera/node";
+    char path[sizeof(dir) + 32];
+    char *p = chimera_put_number(chimera_put_text(path, dir), node);
     long fd, n;
 
-    if (*name) {
-        return name;
-    }
-    chimera_put_text(chimera_put_number(chimera_put_text(text, path), node),
-                     "/name");
-    fd = sys(NR_OPENAT, AT_FDCWD, (long)text, O_CLOEXEC, 0, 0, 0);
-    n = fd < 0 ? -1 : sys(NR_READ, fd, (long)name, sizeof(nodes[node].name) - 1,
-                          0, 0, 0);
+    chimera_put_text(chimera_put_text(p, "/"), what);
+    fd = sys(NR_OPENAT, AT_FDCWD, (long)path, O_CLOEXEC, 0, 0, 0);
+    n = fd < 0 ? -1 : sys(NR_READ, fd, (long)to, size - 1, 0, 0, 0);
     if (fd >= 0) {
         sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
     }
-    if (n < 1) {
-        chimera_put_number(name, node);
-    }
-    for (; *name; name++) {
-        if (*name == '\n') {
-            *name = '\0';
+    to[n < 0 ? 0 : n] = '\0';
+    for (; *to; to++) {
+        if (*to == '\n') {
+            *to = '\0';
             break;
         }
     }
-    return nodes[node].name;
+}
+
+const char *chimera_node_name(int node)
+{
+    char *name = nodes[node].name;
+
+    if (!*name) {
+        chimera_node_read(node, "name", name, sizeof(nodes[node].name));
+    }
+    if (!*name) {
+        chimera_put_number(name, node);
+    }
+    return name;
 }
 
 static void complain(int node, const char *what, const char *why)
@@ -315,7 +321,7 @@ void chimera_kernel_forked(void)
         }
     }
     if (t) {
-        t->tid = 0;
+        t->tid = sys(NR_GETTID, 0, 0, 0, 0, 0, 0);
     }
 }
 
@@ -324,14 +330,6 @@ void chimera_kernel_forked(void)
 struct sigaction {
     uint64_t handler, flags, restorer, mask;
 };
-
-static int thread_id(struct thread *t)
-{
-    if (!t->tid) {
-        t->tid = sys(NR_GETTID, 0, 0, 0, 0, 0, 0);
-    }
-    return t->tid;
-}
 
 static void default_action(int sig)
 {
@@ -360,7 +358,7 @@ static void raise_fault(struct thread *t, const struct chimera_exchange *x)
         default_action(sig);
     }
     t->busy = 1;
-    sys(NR_RT_TGSIGQUEUEINFO, sys(NR_GETPID, 0, 0, 0, 0, 0, 0), thread_id(t),
+    sys(NR_RT_TGSIGQUEUEINFO, sys(NR_GETPID, 0, 0, 0, 0, 0, 0), t->tid,
         sig, (long)&info, 0, 0);
     t->busy = 0;
 }
@@ -391,7 +389,7 @@ static _Noreturn void lost(struct thread *t, int node, uint64_t how,
         complain(node, "lost, with threads of this program on it", NULL);
     }
     default_action(SIGBUS);
-    sys(NR_TGKILL, sys(NR_GETPID, 0, 0, 0, 0, 0, 0), thread_id(t), SIGBUS, 0, 0,
+    sys(NR_TGKILL, sys(NR_GETPID, 0, 0, 0, 0, 0, 0), t->tid, SIGBUS, 0, 0,
         0);
     for (;;) {
         sys(NR_EXIT_GROUP, 128 + SIGBUS, 0, 0, 0, 0, 0);
@@ -516,6 +514,7 @@ void chimera_configure(char **envp);
 void chimera_kernel_home(long *stack, bool wanted)
 {
     char **envp = (char **)(stack + 1) + stack[0] + 1;
+    const char *place;
     struct chimera_info info;
     long fd = sys(NR_OPENAT, AT_FDCWD, (long)"/dev/chimera", O_RDWR | O_CLOEXEC,
                   0, 0, 0);
@@ -545,6 +544,11 @@ void chimera_kernel_home(long *stack, bool wanted)
     chimera_nodes_mask = info.up_mask;
     chimera_transport = &chimera_transport_channel;
     chimera_carrier = &chimera_carrier_kernel;
+    chimera_control_start();
+    place = chimera_env(envp, "CHIMERA_PLACE");
+    if (place && *place) {
+        chimera_place_start(place);
+    }
     stack = move_stack(stack);
     chimera_start_on((uint64_t)stack & ~15ul, chimera_start_program, stack);
 }

@@ -14,6 +14,8 @@
 #define NR_CLONE        56
 #define NR_FORK         57
 #define CLONE_VM        0x100
+#define CLONE_THREAD    0x10000
+#define NR_SCHED_GETAFFINITY 204
 
 /* A process with memory of its own */
 static bool makes_process(long n, long flags)
@@ -45,6 +47,10 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
                 chimera_kernel_forked();
             }
             return ret;
+        }
+        if (n == NR_SCHED_GETAFFINITY && chimera_placing()) {
+            ret = chimera_native_syscall(n, a, b, c, 0, 0, 0);
+            return chimera_place_affinity(b, (uint8_t *)c, ret);
         }
         if (chimera_mode == MODE_PIPE_HOME &&
             chimera_arena_syscall(n, arg + 1, &ret)) {
@@ -91,9 +97,18 @@ int __clone(int (*fn)(void *), void *stack, int flags, void *arg, long *slots)
 long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
                         long tls, long ctid)
 {
-    return chimera_clone((int (*)(void *))fn, (void *)stack, flags, (void *)arg,
-                         (int *)ptid, (void *)chimera_tp_register(tls),
-                         (int *)ctid);
+    long r;
+
+    if (flags & CLONE_THREAD) {
+        chimera_place_expect();
+    }
+    r = chimera_clone((int (*)(void *))fn, (void *)stack, flags, (void *)arg,
+                      (int *)ptid, (void *)chimera_tp_register(tls),
+                      (int *)ctid);
+    if (r < 0 && (flags & CLONE_THREAD)) {
+        chimera_place_take(NULL);
+    }
+    return r;
 }
 
 /* A system call that is a cancellation point. */

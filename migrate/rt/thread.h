@@ -145,7 +145,9 @@ struct thread {
     int32_t target;             /* node to which the captured frames go */
     uint32_t blocked;           /* home has blocked the thread's signals */
     uint32_t jumped;            /* a handler of a remote fault left by longjmp */
-    int32_t tid;                /* at home; 0: not asked for yet */
+    int32_t tid;                /* at home */
+    int32_t cpu;                /* of the node of its place; -1: any */
+    uint32_t pinned;            /* t->want comes from outside of the program */
     struct side side[MAX_NODES];
 };
 
@@ -183,6 +185,8 @@ static inline bool chimera_is_peer(void)
 {
     return chimera_mode >= MODE_PIPE_PEER;
 }
+
+int chimera_request(int node);
 
 /* thread.c */
 struct thread *chimera_thread(void);
@@ -294,6 +298,22 @@ bool chimera_noded_start(struct peer_process *p, int node, const char *file,
 void chimera_noded_listen(struct peer_process *p, int timeout_ms);
 
 const char *chimera_node_name(int node);
+
+/* A file of the node's in sysfs, without the newline; empty if there is none */
+void chimera_node_read(int node, const char *what, char *to, uint64_t size);
+
+/* place.c: CHIMERA_PLACE */
+void chimera_place_start(const char *how);
+bool chimera_placing(void);
+void chimera_place_expect(void);
+void chimera_place_take(struct thread *t);
+void chimera_place_pin(const struct thread *t);
+long chimera_place_affinity(long len, uint8_t *mask, long home_len);
+
+/* control.c: requests from outside */
+void chimera_control_start(void);
+bool chimera_control_pending(void);
+int chimera_control_take(struct thread *t);
 
 /* trace.c */
 extern bool chimera_tracing;

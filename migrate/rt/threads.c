@@ -14,6 +14,7 @@
 #define NR_MMAP 9
 #define NR_MPROTECT 10
 #define NR_SCHED_YIELD 24
+#define NR_GETTID 186
 
 #define BUFFER_BYTES (256ul << 10)
 #define UNWIND_BYTES (4ul << 20)        /* touched pages count */
@@ -164,12 +165,15 @@ struct thread *chimera_thread(void)
     t->polls = 0;
     t->blocked = 0;
     t->jumped = 0;
-    t->tid = 0;
+    t->pinned = 0;
+    t->cpu = -1;
+    t->tid = chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0, 0);
     for (int i = 0; i < MAX_NODES; i++) {
         t->side[i].attached = 0;
         t->side[i].context = 0;
     }
     __chimera_self = t;
+    chimera_place_take(t);
     return t;
 }
 
@@ -179,6 +183,7 @@ void chimera_thread_exit(void)
     struct thread *t = __chimera_self;
 
     if (!t) {
+        chimera_place_take(NULL);
         return;
     }
     __chimera_self = NULL;

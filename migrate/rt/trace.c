@@ -16,7 +16,6 @@
 #define NR_CLOSE    3
 #define NR_LSEEK    8
 #define NR_MMAP     9
-#define NR_GETTID   186
 
 #define AT_FDCWD    -100
 #define O_CLOEXEC   02000000
@@ -117,9 +116,6 @@ void chimera_trace(struct thread *t, int from, int to, const char *how)
     const struct record *inner = (const struct record *)t->buffer;
     char text[256], *end = text + sizeof(text) - 32, *p;
 
-    if (!t->tid) {
-        t->tid = chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0, 0);
-    }
     p = chimera_put_text(text, "chimera: ");
     p = chimera_put_number(p, t->tid);
     p = chimera_put_text(p, ": ");
