@@ -19,6 +19,9 @@ int chimera_nodes(void);
 /** chimera_here() - the node on which the calling thread runs, 0 to nodes - 1 */
 int chimera_here(void);
 
+/** chimera_hops() - how often the calling thread has moved */
+unsigned long chimera_hops(void);
+
 /**
  * chimera_request() - ask for the calling thread to move at its next point.
  * Return: 0; -EINVAL if there is no such node.

@@ -102,13 +102,17 @@ void chimera_configure(char **envp)
     }
 }
 
-/* A node other than this one, the @skip-th after it; -1: there is none */
+/* A node other than this one, the @skip-th after it; -1: there is none.  Self
+   migration has no other and goes from this one to this one. */
 static int other_node(uint64_t skip)
 {
     uint64_t mask = __atomic_load_n(&chimera_nodes_mask, __ATOMIC_RELAXED) &
                     ~(1ull << chimera_node);
     int node = chimera_node;
 
+    if (chimera_mode == MODE_SELF) {
+        return node;
+    }
     if (!mask) {
         return -1;
     }
@@ -408,6 +412,11 @@ int chimera_nodes(void)
 int chimera_here(void)
 {
     return chimera_node;
+}
+
+unsigned long chimera_hops(void)
+{
+    return __chimera_self ? __chimera_self->hops : 0;
 }
 
 int chimera_request(int node)

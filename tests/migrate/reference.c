@@ -10,6 +10,11 @@ int chimera_here(void)
     return 0;
 }
 
+unsigned long chimera_hops(void)
+{
+    return 0;
+}
+
 int chimera_request(int node)
 {
     return node >= 1 ? -22 : 0;
