@@ -13,8 +13,8 @@
 //  1. The invoke that resumes the inner frame has its own pad (Sites.cpp,
 //     invariant 1), which saves the values just loaded: they are still those
 //     of the site.
-//  2. A clone makes no objects of its own; it uses the addresses that the
-//     original saved.  It hands on, in every record it writes, which stack
+//  2. A clone makes no objects of its own but those for a debugger; it uses
+//     the addresses that the original saved.  It hands on, in every record it writes, which stack
 //     memory those need (REC_LOW).
 //  3. Aliasing metadata is dropped: slots that the original shared between
 //     objects of different lifetimes are plain memory here.
@@ -74,18 +74,61 @@ void repair(Instruction *V, const Definitions &Defs) {
       continue;
     U.RewriteUse(*X);
   }
+  // A debugger must see the same definition, or none.
+  SmallVector<DbgVariableIntrinsic *, 2> Old;
+  SmallVector<DbgVariableRecord *, 4> Records;
+  findDbgUsers(Old, V, &Records);
+  for (DbgVariableRecord *D : Records) {
+    BasicBlock *BB = D->getParent();
+    if (BB == V->getParent() && !isa<InvokeInst>(V))
+      continue;
+    if (U.HasValueForBlock(BB))
+      D->replaceVariableLocationOp(V, U.GetValueAtEndOfBlock(BB), true);
+    else
+      D->setKillLocation();
+  }
 }
 
-// The variables that V stands for are, from BB on, what was loaded.
-void describe(Instruction *V, Value *Loaded, BasicBlock *BB) {
-  for (DbgVariableRecord *D : findDVRDeclares(V)) {
-    DIExpression *E = DIExpression::append(D->getExpression(),
-                                           {dwarf::DW_OP_deref});
-    BB->insertDbgRecordBefore(
-        DbgVariableRecord::createDbgVariableRecord(
-            Loaded, D->getVariable(), E, D->getDebugLoc()),
-        BB->getTerminator()->getIterator());
+// The variables that live in V, an object of the original's frame.
+SmallVector<DbgVariableRecord *, 2> variablesIn(Instruction *V) {
+  SmallVector<DbgVariableRecord *, 2> List;
+  if (!isa<AllocaInst>(V))
+    return List;
+  for (DbgVariableRecord *D : findDVRDeclares(V))
+    List.push_back(D);
+  DenseSet<DebugVariable> Seen;
+  for (DbgVariableRecord *D : at::getDVRAssignmentMarkers(V))
+    if (D->getAddress() == V && Seen.insert(DebugVariable(D)).second)
+      List.push_back(D);
+  return List;
+}
+
+// For a debugger: a slot in the clone's frame that holds the address of object V
+// of the original's, or null before a site that does not know it.  Nothing reads
+// the slot, so it need not travel.
+AllocaInst *describeObject(Instruction *V, BasicBlock *Entry) {
+  auto Variables = variablesIn(V);
+  if (Variables.empty())
+    return nullptr;
+  IRBuilder<> B(Entry, Entry->begin());
+  AllocaInst *Slot = B.CreateAlloca(V->getType(), nullptr, "debug");
+  B.SetInsertPoint(Entry->getTerminator());
+  B.CreateStore(ConstantPointerNull::get(cast<PointerType>(V->getType())),
+                Slot);
+  for (DbgVariableRecord *D : Variables) {
+    const DIExpression *E =
+        D->isDbgAssign() ? D->getAddressExpression() : D->getExpression();
+    // A part of a variable that was split up says so in the other expression.
+    if (D->getExpression()->getFragmentInfo() && D->isDbgAssign())
+      continue;
+    Entry->insertDbgRecordBefore(
+        DbgVariableRecord::createDVRDeclare(
+            Slot, D->getVariable(),
+            DIExpression::prepend(E, DIExpression::DerefBefore),
+            D->getDebugLoc()),
+        Entry->getTerminator()->getIterator());
   }
+  return Slot;
 }
 
 } // namespace
@@ -141,6 +184,11 @@ Function *FunctionRewriter::makeClone() {
     Start = DILocation::get(RT.C, SP->getLine(), 0, SP);
 
   MapVector<Instruction *, Definitions> Defs;
+  DenseMap<Value *, AllocaInst *> Slots;
+  for (Instruction &I : F.getEntryBlock())
+    if (isa<AllocaInst>(I))
+      if (AllocaInst *Slot = describeObject(cast<Instruction>(Map[&I]), Entry))
+        Slots[&I] = Slot;
   bool OuterFramed = Framed;
   Framed = false;
   for (unsigned I = 0; I < Sites.size() && !Framed; I++)
@@ -170,6 +218,8 @@ Function *FunctionRewriter::makeClone() {
                                      Live[I]->getName());
       if (isa<AllocaInst>(S.Live[I]))
         V = bias(D, V, -Bias);
+      if (AllocaInst *Slot = Slots.lookup(S.Live[I]))
+        D.CreateStore(V, Slot);
       Loaded.push_back(V);
       Defs[cast<Instruction>(Live[I])].push_back({BB, V});
     }
@@ -200,8 +250,6 @@ Function *FunctionRewriter::makeClone() {
       fillPad(Pad, Live, S, Low);
       fillPad(InnerPad, Loaded, S, Low);
     }
-    for (unsigned I = 0; I < Live.size(); I++)
-      describe(cast<Instruction>(Live[I]), Loaded[I], BB);
   }
   Framed = OuterFramed;
 

@@ -17,7 +17,8 @@
 //  2. A pad or save block calls nothing but __chimera_next or __chimera_throw,
 //     which do not return: below the frame lie others that must not change.
 //  3. Live means: may be used after the continuation is entered and was
-//     defined before.  A static alloca is a value like others: its address.
+//     defined before.  A static alloca is a value like others: its address;
+//     without optimisation those of the program's variables are always live.
 //  4. A call in tail position without anything live stays a call, so that it
 //     can be a jump.  If it is not made one, the segment ends there.
 
@@ -26,6 +27,7 @@
 
 #include "llvm/ADT/BitVector.h"
 #include "llvm/IR/CFG.h"
+#include "llvm/IR/DebugInfo.h"
 #include "llvm/IR/MDBuilder.h"
 #include "llvm/Transforms/Utils/BasicBlockUtils.h"
 #include "llvm/Transforms/Utils/Local.h"
@@ -189,10 +191,19 @@ void FunctionRewriter::findLive() {
       if (Queued.insert(Pred).second)
         Work.push_back(Pred);
   }
-  for (Site &S : Sites)
-    for (unsigned I : Blocks[S.Cont].In.set_bits())
+  // Without optimisation a debugger may ask for any object at any time.
+  BitVector Always(N);
+  if (F.hasOptNone())
+    for (unsigned I = 0; I < N; I++)
+      if (isa<AllocaInst>(Values[I]) && !findDVRDeclares(Values[I]).empty())
+        Always.set(I);
+  for (Site &S : Sites) {
+    BitVector Live = Blocks[S.Cont].In;
+    Live |= Always;
+    for (unsigned I : Live.set_bits())
       if (Values[I] != S.Inv)
         S.Live.push_back(Values[I]);
+  }
 }
 
 void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,

@@ -171,14 +171,16 @@ FUNCTION chimera_call_on
         str     x9, [x4]
         str     x9, [x5]
         mov     x19, x9
-        .cfi_def_cfa_register x19
+        /* Below is another stack: a debugger's backtrace ends here. */
+        .cfi_remember_state
+        .cfi_undefined x30
         mov     sp, x3
         mov     x9, x0
         mov     x0, x1
         mov     x1, x2
         blr     x9
         mov     sp, x19
-        .cfi_def_cfa_register sp
+        .cfi_restore_state
         mov     w0, #1
 .Lleave:
         REGS    ldp, sp

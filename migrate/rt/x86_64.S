@@ -155,14 +155,16 @@ FUNCTION chimera_call_on
         mov     %rsp, (%r8)
         mov     %rsp, (%r9)
         mov     %rsp, %rbx
-        .cfi_def_cfa_register rbx
+        /* Below is another stack: a debugger's backtrace ends here. */
+        .cfi_remember_state
+        .cfi_undefined rip
         mov     %rcx, %rsp
         mov     %rdi, %rax
         mov     %rsi, %rdi
         mov     %rdx, %rsi
         call    *%rax
         mov     %rbx, %rsp
-        .cfi_def_cfa_register rsp
+        .cfi_restore_state
         mov     $1, %eax
 .Lleave:
         pop     %r15
