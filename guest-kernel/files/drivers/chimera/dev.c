@@ -43,6 +43,10 @@ static long dev_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 		return chimera_port_recv(ep, p);
 	case CHIMERA_IOC_PING:
 		return chimera_ping(p);
+	case CHIMERA_IOC_FUSE:
+		return chimera_fuse(p);
+	case CHIMERA_IOC_JOIN:
+		return chimera_join(p);
 	default:
 		return -ENOTTY;
 	}

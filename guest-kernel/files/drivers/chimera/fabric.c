@@ -966,6 +966,8 @@ static int fabric_probe(struct virtio_device *vdev)
 	if (!err)
 		err = chimera_seg_init();
 	if (!err)
+		err = chimera_fused_init();
+	if (!err)
 		err = chimera_proc_init();
 	if (!err)
 		err = chimera_dev_init();

@@ -209,6 +209,7 @@ struct chimera_rx {
  *	    or two nodes could wait for each other. May be NULL.
  * @node_greeted, @node_down: process context, serialised per node; node_down
  *	    comes once, when none of its messages is being handled any more.
+ * @node_changed: any context; the node is down, or lost, or fenced now.
  * @window_gone: nothing new can be mapped of the node's memory; on return
  *	    nothing is.
  * @doorbell: atomic; the bits of this service that were rung.
@@ -220,6 +221,7 @@ struct chimera_service {
 	void (*work)(struct chimera_rx *rx);
 	void (*node_greeted)(struct chimera_node *node);
 	void (*node_down)(struct chimera_node *node);
+	void (*node_changed)(struct chimera_node *node);
 	void (*window_gone)(struct chimera_node *node);
 	u64 doorbell_mask;
 	void (*doorbell)(struct chimera_node *node, u64 bits);
@@ -230,6 +232,7 @@ extern const struct chimera_service chimera_ping_service;
 extern const struct chimera_service chimera_proc_service;
 extern const struct chimera_service chimera_seg_service;
 extern const struct chimera_service chimera_port_service;
+extern const struct chimera_service chimera_fused_service;
 extern const struct chimera_service *const
 	chimera_services[CHIMERA_NR_SERVICES];
 
@@ -377,6 +380,9 @@ int chimera_ping(struct chimera_ping __user *arg);
 /* seg.c */
 
 int chimera_seg_init(void);
+/* chimera_file() - a descriptor's file with an inode, so mappings, of its own. */
+struct file *chimera_file(const char *label, int flags,
+			  const struct file_operations *fops);
 int chimera_seg_create(struct chimera_seg_create __user *arg);
 int chimera_seg_open(struct chimera_seg_open __user *arg);
 int chimera_seg_unlink(struct chimera_seg_unlink __user *arg);
@@ -392,5 +398,17 @@ int chimera_port_send(struct port_ep *ep, struct chimera_msg __user *arg);
 int chimera_port_recv(struct port_ep *ep, struct chimera_msg __user *arg);
 __poll_t chimera_port_poll(struct port_ep *ep, struct file *file,
 			   poll_table *wait);
+
+/* fused-home.c, fused-mirror.c */
+
+int chimera_fuse(struct chimera_fuse __user *arg);
+int chimera_join(struct chimera_join __user *arg);
+int chimera_fused_init(void);
+/*
+ * chimera_fused_tasks() - a line for each channel of this node's processes.
+ * Return: its length with the NUL left out; with @room too small, cut off at
+ * a line's end; with @room 0, what it needs.
+ */
+size_t chimera_fused_tasks(char *buf, size_t room);
 
 #endif /* _CHIMERA_INTERNAL_H */

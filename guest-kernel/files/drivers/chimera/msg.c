@@ -20,6 +20,7 @@ const struct chimera_service *const chimera_services[CHIMERA_NR_SERVICES] = {
 	[CHIMERA_SERVICE_PROC]	= &chimera_proc_service,
 	[CHIMERA_SERVICE_SEG]	= &chimera_seg_service,
 	[CHIMERA_SERVICE_PORT]	= &chimera_port_service,
+	[CHIMERA_SERVICE_FUSED]	= &chimera_fused_service,
 };
 
 /* chimera_drop() - count and tell of something unusable from @node. */

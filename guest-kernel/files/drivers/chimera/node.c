@@ -129,6 +129,13 @@ static void node_state_work(struct work_struct *work)
 		node_enter(node, VIRTIO_FABRIC_FENCED);
 }
 
+static void node_changed(struct chimera_node *node)
+{
+	for (int i = 0; i < CHIMERA_NR_SERVICES; i++)
+		if (chimera_services[i]->node_changed)
+			chimera_services[i]->node_changed(node);
+}
+
 /* chimera_node_event() - the device says where @node is. Any context. */
 void chimera_node_event(struct chimera_node *node, u8 dev_state)
 {
@@ -142,8 +149,10 @@ void chimera_node_event(struct chimera_node *node, u8 dev_state)
 	spin_unlock_irqrestore(&node->lock, flags);
 	if (!forward)
 		return;
-	if (dev_state >= VIRTIO_FABRIC_DOWN)
+	if (dev_state >= VIRTIO_FABRIC_DOWN) {
 		chimera_msg_node_down(node);
+		node_changed(node);
+	}
 	queue_work(chimera_wq, &node->state_work);
 }
 
@@ -161,6 +170,7 @@ void chimera_node_lose(struct chimera_node *node, const char *why)
 		return;
 	pr_err("node %u (%s) is lost: %s\n", node->index, node->name, why);
 	chimera_msg_node_down(node);
+	node_changed(node);
 	queue_work(chimera_wq, &node->state_work);
 }
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * /proc/chimera/{cpuinfo,meminfo,stat}: the files of the same names of all
- * nodes as if they were one machine's.
+ * nodes as if they were one machine's. /proc/chimera/tasks: the threads of
+ * fused processes that have channels, of all homes.
  *
  * Every node renders its own by reading its /proc, through a mount of its own
  * so that what programs mount over /proc does not matter, and sends the text
@@ -32,7 +33,7 @@
 #define PROC_TEXT_MAX	(512 << 10)	/* of one node */
 
 static const char *const proc_file[CHIMERA_NR_PROC_FILES] = {
-	"cpuinfo", "meminfo", "stat"
+	"cpuinfo", "meminfo", "stat", "tasks"
 };
 
 struct proc_text {
@@ -103,6 +104,17 @@ static __printf(2, 3) int text_printf(struct proc_text *t, const char *fmt, ...)
 
 /* ---- one node's own ---------------------------------------------------- */
 
+/* There may be more of them at the second look: those come the next time. */
+static int render_tasks(struct proc_text *t)
+{
+	size_t len = chimera_fused_tasks(NULL, 0);
+	int err = text_reserve(t, len);
+
+	if (!err)
+		t->len = chimera_fused_tasks(t->buf, t->room);
+	return err;
+}
+
 static int render_own(enum chimera_proc_file which, struct proc_text *t)
 {
 	struct file *file;
@@ -111,6 +123,8 @@ static int render_own(enum chimera_proc_file which, struct proc_text *t)
 	int err;
 
 	text_free(t);
+	if (which == CHIMERA_PROC_TASKS)
+		return render_tasks(t);
 	file = file_open_root_mnt(proc_mnt, proc_file[which], O_RDONLY, 0);
 	if (IS_ERR(file))
 		return PTR_ERR(file);
@@ -337,6 +351,18 @@ static int merge_cpuinfo(struct proc_text *out, const struct proc_text *in,
 	return err;
 }
 
+static int merge_tasks(struct proc_text *out, const struct proc_text *in,
+		       unsigned int nr)
+{
+	int err = text_printf(out, "%4s %10s %10s %4s\n", "home", "pid", "tid",
+			      "at");
+
+	for (unsigned int i = 0; !err && i < nr; i++)
+		if (in[i].len)
+			err = text_add(out, in[i].buf, in[i].len);
+	return err;
+}
+
 /* The number in "Key:   123 kB". */
 static u64 mem_number(const char *line, size_t len)
 {
@@ -500,6 +526,8 @@ static int render_all(enum chimera_proc_file which, struct proc_text *out)
 		err = merge_cpuinfo(out, in, nr);
 	else if (!err && which == CHIMERA_PROC_MEMINFO)
 		err = merge_meminfo(out, in, nr);
+	else if (!err && which == CHIMERA_PROC_TASKS)
+		err = merge_tasks(out, in, nr);
 	else if (!err)
 		err = merge_stat(out, in, nr);
 	for (unsigned int i = 0; i < nr; i++)

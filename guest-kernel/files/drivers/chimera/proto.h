@@ -13,7 +13,7 @@
 #include <linux/chimera.h>
 #include <linux/virtio_fabric.h>
 
-#define CHIMERA_PROTO_VERSION	1
+#define CHIMERA_PROTO_VERSION	2
 
 enum chimera_service_id {
 	CHIMERA_SERVICE_NODE	= 0,
@@ -21,6 +21,7 @@ enum chimera_service_id {
 	CHIMERA_SERVICE_PROC	= 2,
 	CHIMERA_SERVICE_SEG	= 3,
 	CHIMERA_SERVICE_PORT	= 4,
+	CHIMERA_SERVICE_FUSED	= 5,
 	CHIMERA_NR_SERVICES
 };
 
@@ -77,6 +78,7 @@ enum chimera_proc_file {
 	CHIMERA_PROC_CPUINFO	= 0,
 	CHIMERA_PROC_MEMINFO	= 1,
 	CHIMERA_PROC_STAT	= 2,
+	CHIMERA_PROC_TASKS	= 3,
 	CHIMERA_NR_PROC_FILES
 };
 
@@ -178,6 +180,98 @@ struct chimera_port_credit {	/* CREDIT, RESET */
 
 /* What a message of len bytes takes of the window. */
 #define CHIMERA_PORT_RECORD(len)	(8u + (((len) + 7u) & ~7u))
+
+/*
+ * FUSED: processes on several nodes. id names the process at its home, the
+ * node that does not run the stub. JOIN is answered, with nothing; all others
+ * are one way. Described in docs/fused.md.
+ */
+enum chimera_fused_type {
+	CHIMERA_FUSED_JOIN	= 0,	/* stub: fused_join */
+	CHIMERA_FUSED_LEFT	= 1,	/* stub: fused_left; nothing is mapped */
+	CHIMERA_FUSED_GONE	= 2,	/* home: le64 id; the process ended */
+	CHIMERA_FUSED_ATTACH	= 3,	/* home: fused_words, word[0] only */
+	CHIMERA_FUSED_WORDS	= 4,	/* home: fused_words */
+	CHIMERA_FUSED_EVENT	= 5,	/* stub: fused_words; chan.arg: which */
+	CHIMERA_FUSED_FAULT	= 6,	/* stub: fused_fault */
+	CHIMERA_FUSED_PARK	= 7,	/* home: fused_chan; arg: number of it */
+	CHIMERA_FUSED_RESUME	= 8,	/* home: fused_chan; arg: the same */
+	CHIMERA_FUSED_PARKED	= 9,	/* stub: fused_chan; arg: the same */
+	CHIMERA_FUSED_CLOSE	= 10,	/* home: fused_chan; its thread is gone */
+	CHIMERA_FUSED_END	= 11,	/* stub: fused_chan; its thread is gone */
+	CHIMERA_FUSED_GRANT	= 12,	/* home, REPLY: fused_grant, pages */
+	CHIMERA_FUSED_INVAL	= 13,	/* home, REPLY: fused_inval */
+	CHIMERA_FUSED_ACKED	= 14,	/* stub, ACK: fused_acked */
+};
+
+struct fused_join {
+	__le64 id;
+	__le64 secret;
+	__le32 uid;
+	__le32 reserved;
+};
+
+struct fused_left {
+	__le64 id;
+	__le32 status;		/* as of wait(2) */
+	__le32 reserved;
+};
+
+/* Channels of one process and node; a number's low bits say which one. */
+#define CHIMERA_FUSED_CHANNELS	256u
+
+struct fused_chan {
+	__le64 id;
+	__le32 channel;
+	__le32 arg;
+};
+
+struct fused_words {
+	struct fused_chan chan;
+	__le64 word[CHIMERA_WORDS];
+};
+
+#define CHIMERA_FUSED_WRITE	BIT(0)
+
+struct fused_fault {
+	struct fused_chan chan;	/* arg: number of the fault */
+	__le64 va;
+	__le32 flags;
+	__le32 reserved;
+};
+
+/* Most pages of one grant; they lie under one page table. */
+#define CHIMERA_FUSED_PAGES	64u
+#define CHIMERA_FUSED_NO_PAGE	CHIMERA_SEG_NO_PAGE
+
+/* Followed by count page numbers (le32) in home's region. */
+struct fused_grant {
+	struct fused_chan chan;	/* arg: number of the fault */
+	__le64 va;		/* of the first page */
+	__le64 writable;	/* bit n: page n may be written */
+	__le32 count;
+	__le32 signal;		/* no pages: what the access gets */
+};
+
+/* Invalidations that a home may have unanswered at one peer. */
+#define CHIMERA_FUSED_INVALS	8u
+
+struct fused_inval {
+	__le64 id;
+	__le64 seq;
+	__le64 start;
+	__le64 end;		/* behind the last byte */
+};
+
+struct fused_acked {
+	__le64 id;
+	__le64 seq;
+};
+
+static_assert(sizeof(struct fused_chan) == 16);
+static_assert(sizeof(struct fused_words) == 80);
+static_assert(sizeof(struct fused_fault) == 32);
+static_assert(sizeof(struct fused_grant) == 40);
 
 static_assert(sizeof(struct chimera_port_data) + CHIMERA_MSG_BYTES <=
 	      CHIMERA_BODY_BYTES);

@@ -532,6 +532,32 @@ static struct file_system_type seg_fs_type = {
 	.kill_sb = kill_anon_super,
 };
 
+static void chimera_file_inode_init(struct inode *inode)
+{
+	inode->i_ino = get_next_ino();
+	inode->i_mode = S_IFREG | 0600;
+	inode->i_uid = current_fsuid();
+	inode->i_gid = current_fsgid();
+	inode->i_op = &seg_inode_ops;
+	inode->i_fop = &no_open_fops;
+	simple_inode_init_ts(inode);
+}
+
+struct file *chimera_file(const char *label, int flags,
+			  const struct file_operations *fops)
+{
+	struct inode *inode = new_inode(seg_mnt->mnt_sb);
+	struct file *file;
+
+	if (!inode)
+		return ERR_PTR(-ENOMEM);
+	chimera_file_inode_init(inode);
+	file = alloc_file_pseudo(inode, seg_mnt, label, flags, fops);
+	if (IS_ERR(file))
+		iput(inode);
+	return file;
+}
+
 int seg_remote_init(void)
 {
 	seg_mnt = kern_mount(&seg_fs_type);

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Fused processes: the service's messages, and what a thread has to do with
+ * such processes. Everything is in docs/fused.md.
+ */
+#define pr_fmt(fmt) "chimera: " fmt
+
+#include <linux/chimera_task.h>
+#include <linux/slab.h>
+
+#include "fused.h"
+
+/* ---- messages ---------------------------------------------------------- */
+
+int fused_post(struct chimera_node *node, u8 cls, u8 type, const void *body,
+	       u32 len, const void *more, u32 more_len)
+{
+	const struct kvec vec[] = {
+		{ (void *)body, len }, { (void *)more, more_len }
+	};
+	int err;
+
+	do {
+		err = chimera_post(node, cls, CHIMERA_SERVICE_FUSED, type, vec,
+				   more ? 2 : 1, 0, CHIMERA_CALL_TIMEOUT);
+		if (err == -ETIMEDOUT)
+			pr_warn_ratelimited("node %u takes no messages\n",
+					    node->index);
+	} while (err == -ETIMEDOUT);
+	return err;
+}
+
+int fused_post_chan(struct chimera_node *node, u8 type, u64 id, u32 channel,
+		    u32 arg)
+{
+	const struct fused_chan msg = {
+		.id = cpu_to_le64(id),
+		.channel = cpu_to_le32(channel),
+		.arg = cpu_to_le32(arg),
+	};
+
+	return fused_post(node, VIRTIO_FABRIC_CLASS_REQUEST, type, &msg,
+			  sizeof(msg), NULL, 0);
+}
+
+int fused_post_words(struct chimera_node *node, u8 type, u64 id, u32 channel,
+		     u32 arg, const u64 *word)
+{
+	struct fused_words msg = {
+		.chan.id = cpu_to_le64(id),
+		.chan.channel = cpu_to_le32(channel),
+		.chan.arg = cpu_to_le32(arg),
+	};
+
+	for (int i = 0; i < CHIMERA_WORDS; i++)
+		msg.word[i] = cpu_to_le64(word[i]);
+	return fused_post(node, VIRTIO_FABRIC_CLASS_REQUEST, type, &msg,
+			  sizeof(msg), NULL, 0);
+}
+
+/* What each message must look like. */
+static const struct {
+	u32 len;
+	u8 cls;
+	bool more;			/* longer is allowed */
+} fused_types[] = {
+#define ONE(type, class, what) \
+	[CHIMERA_FUSED_##type] = { sizeof(what), VIRTIO_FABRIC_CLASS_##class }
+	ONE(JOIN, REQUEST, struct fused_join),
+	ONE(LEFT, REQUEST, struct fused_left),
+	ONE(GONE, REQUEST, __le64),
+	ONE(ATTACH, REQUEST, struct fused_words),
+	ONE(WORDS, REQUEST, struct fused_words),
+	ONE(EVENT, REQUEST, struct fused_words),
+	ONE(FAULT, REQUEST, struct fused_fault),
+	ONE(PARK, REQUEST, struct fused_chan),
+	ONE(RESUME, REQUEST, struct fused_chan),
+	ONE(PARKED, REQUEST, struct fused_chan),
+	ONE(CLOSE, REQUEST, struct fused_chan),
+	ONE(END, REQUEST, struct fused_chan),
+	ONE(INVAL, REPLY, struct fused_inval),
+	ONE(ACKED, ACK, struct fused_acked),
+#undef ONE
+	[CHIMERA_FUSED_GRANT] = {
+		sizeof(struct fused_grant), VIRTIO_FABRIC_CLASS_REPLY, true
+	},
+};
+
+/* All but JOIN is taken here, with interrupts off. */
+static bool fused_rx(struct chimera_rx *rx)
+{
+	u8 type = rx->hdr->type;
+
+	if (type >= ARRAY_SIZE(fused_types) || !fused_types[type].len ||
+	    rx->len < fused_types[type].len ||
+	    (rx->len > fused_types[type].len && !fused_types[type].more) ||
+	    rx->cls != fused_types[type].cls) {
+		chimera_drop(rx->node, "malformed message about a process");
+		return true;
+	}
+	switch (type) {
+	case CHIMERA_FUSED_JOIN:
+		return false;
+	case CHIMERA_FUSED_ACKED:
+		return home_acked_rx(rx);
+	case CHIMERA_FUSED_LEFT:
+	case CHIMERA_FUSED_EVENT:
+	case CHIMERA_FUSED_FAULT:
+	case CHIMERA_FUSED_PARKED:
+	case CHIMERA_FUSED_END:
+		return home_rx(rx);
+	default:
+		return mirror_rx(rx);
+	}
+}
+
+static void fused_node_down(struct chimera_node *node)
+{
+	home_node_down(node);
+	mirror_node_down(node);
+}
+
+const struct chimera_service chimera_fused_service = {
+	.name = "fused",
+	.classes = BIT(VIRTIO_FABRIC_CLASS_REQUEST) |
+		   BIT(VIRTIO_FABRIC_CLASS_REPLY) |
+		   BIT(VIRTIO_FABRIC_CLASS_ACK),
+	.atomic = fused_rx,
+	.work = home_work,
+	.node_changed = home_node_changed,
+	.node_down = fused_node_down,
+	.window_gone = mirror_window_gone,
+};
+
+/* ---- threads ----------------------------------------------------------- */
+
+struct chimera_task *fused_task(void)
+{
+	struct chimera_task *t = current->chimera;
+
+	if (t)
+		return t;
+	t = kzalloc(sizeof(*t), GFP_KERNEL_ACCOUNT);
+	if (!t)
+		return NULL;
+	INIT_LIST_HEAD(&t->chans);
+	current->chimera = t;
+	return t;
+}
+
+void chimera_task_release(struct task_struct *tsk)
+{
+	struct chimera_task *t = tsk->chimera;
+
+	if (t->serve)
+		serve_release(t->serve);
+	home_task_release(&t->chans);
+	tsk->chimera = NULL;
+	kfree(t);
+}
