@@ -266,7 +266,7 @@ bool home_acked_rx(struct chimera_rx *rx)
 
 struct grant {
 	struct fused_grant msg;
-	__le32 page[FUSED_AROUND];
+	__le32 page[CHIMERA_FUSED_PAGES];
 	unsigned long first;
 	unsigned long writable;
 	unsigned int nr;
@@ -334,23 +334,43 @@ static struct page *look(struct vm_area_struct *vma, unsigned long va,
 	return page;
 }
 
+/*
+ * What to look at for a fault at @va: what lies around it, and more of what
+ * lies ahead when faults go upwards. All of it within 2 MiB.
+ */
+static void grant_range(struct home_chan *chan, struct grant *g,
+			unsigned long va)
+{
+	const unsigned long around = FUSED_AROUND * PAGE_SIZE;
+	unsigned long end = round_up(va + 1, 1ul << GRANT_SHIFT);
+
+	if (va - chan->ahead_va < around)
+		chan->ahead = clamp(chan->ahead * 2, FUSED_AROUND,
+				    CHIMERA_FUSED_PAGES);
+	else
+		chan->ahead = FUSED_AROUND;
+	g->first = round_down(va, around);
+	end = min(g->first + chan->ahead * PAGE_SIZE, end);
+	g->nr = (end - g->first) >> PAGE_SHIFT;
+	chan->ahead_va = end;
+}
+
 /* The page at @va, which we have a reference to, and what is there around. */
 static int grant_fill(struct grant *g, struct mm_struct *mm, unsigned long va,
 		      bool write, struct page *page)
 {
-	unsigned long a = round_down(va, FUSED_AROUND * PAGE_SIZE);
 	struct vm_area_struct *vma;
+	unsigned long a = g->first;
 	struct page *found;
 	bool writable;
 	u32 number;
 
-	g->first = a;
 	g->writable = 0;
 	if (mmap_read_lock_killable(mm))
 		return -EINTR;
 	vma = vma_lookup(mm, va);
-	for (g->nr = 0; g->nr < FUSED_AROUND; g->nr++, a += PAGE_SIZE) {
-		g->page[g->nr] = cpu_to_le32(CHIMERA_FUSED_NO_PAGE);
+	for (unsigned int i = 0; i < g->nr; i++, a += PAGE_SIZE) {
+		g->page[i] = cpu_to_le32(CHIMERA_FUSED_NO_PAGE);
 		if (!vma || a < vma->vm_start || a >= vma->vm_end)
 			continue;
 		found = look(vma, a, &writable);
@@ -361,9 +381,9 @@ static int grant_fill(struct grant *g, struct mm_struct *mm, unsigned long va,
 		}
 		if (!found || chimera_region_page(page_to_pfn(found), &number))
 			continue;
-		g->page[g->nr] = cpu_to_le32(number);
+		g->page[i] = cpu_to_le32(number);
 		if (writable)
-			g->writable |= BIT(g->nr);
+			g->writable |= BIT(i);
 	}
 	mmap_read_unlock(mm);
 	return 0;
@@ -428,6 +448,7 @@ int home_resolve(struct home_chan *chan, u64 va, bool write, u32 seq)
 		refuse(chan, va, write, seq, -ENOMEM);
 		return 0;
 	}
+	grant_range(chan, &g, va);
 	for (;;) {
 		ni_seq = mmu_interval_read_begin(&home->ni);
 		n = get_user_pages_unlocked(va, 1, &page,

@@ -367,6 +367,8 @@ static struct home_chan *chan_alloc(struct home_peer *peer)
 		chan->runs = chan->event = chan->fault = false;
 		chan->park_sent = chan->parked = false;
 		chan->restart_sp = 0;
+		chan->ahead = 0;
+		chan->ahead_va = 0;
 		chan->bad_va = 0;
 		chan->bad_code = 0;
 		return chan;

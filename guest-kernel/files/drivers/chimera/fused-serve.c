@@ -141,7 +141,9 @@ void serve_release(struct mirror_chan *chan)
 		current->seccomp.mode = SECCOMP_MODE_DISABLED;
 		clear_task_syscall_work(current, SECCOMP);
 	}
-	serve_end(chan, 0);
+	/* when all of the stub ends, LEFT will say so, and how */
+	if (!(current->signal->flags & SIGNAL_GROUP_EXIT))
+		serve_end(chan, 0);
 	put_task_struct(task);
 	mirror_put(m);
 }

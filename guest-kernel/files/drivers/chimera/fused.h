@@ -24,7 +24,10 @@
 /* A channel's number: which one it is, below a count that seldom repeats. */
 #define FUSED_INDEX(channel)	((channel) % CHIMERA_FUSED_CHANNELS)
 
-/* Pages granted around a fault if they are there; a power of two. */
+/*
+ * Pages granted around a fault if they are there, a power of two; faults that
+ * go upwards bring up to CHIMERA_FUSED_PAGES.
+ */
 #define FUSED_AROUND		16u
 static_assert(FUSED_AROUND <= CHIMERA_FUSED_PAGES);
 
@@ -35,7 +38,7 @@ static_assert(FUSED_AROUND <= CHIMERA_FUSED_PAGES);
 
 /**
  * struct home_chan - a thread's channel to one node. All under home->lock,
- * but @task_link, @restart_sp, @bad_va and @bad_code, which are its thread's.
+ * but @task_link, @restart_sp, @ahead*, @bad*, which are its thread's.
  * @id:     0: free.
  * @owned:  its thread has not given it up.
  * @closed: we said CLOSE.
@@ -62,6 +65,8 @@ struct home_chan {
 	enum chimera_lost lost_why;
 	u32 lost_status;
 	unsigned long restart_sp;	/* of the call that a signal ended */
+	u64 ahead_va;			/* next fault of a stream */
+	unsigned int ahead;		/* pages it is worth */
 	u64 bad_va;			/* last access that was refused */
 	int bad_code;
 };

@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: ((GPL-2.0-or-later WITH Linux-syscall-note) OR BSD-3-Clause) */
+/*
+ * What QEMU's TCG offers an x86 guest beyond the hardware it emulates. One
+ * text for QEMU and the guest kernel; described in docs/tlb-shootdown.md.
+ */
+#ifndef _ASM_X86_TCG_PARA_H
+#define _ASM_X86_TCG_PARA_H
+
+/* CPUID leaf of TCG's signature, "TCGTCGTCGTCG" in EBX, ECX, EDX */
+#define TCG_CPUID_SIGNATURE		0x40000000
+/* EAX: features */
+#define TCG_CPUID_FEATURES		0x40000001
+#define TCG_FEATURE_TLB_FLUSH		(1 << 0)
+
+/*
+ * Write only, exists if TCG_FEATURE_TLB_FLUSH is set: flush translations of
+ * linear addresses on every vCPU, global ones and those of all address spaces
+ * included. When the write is done no vCPU uses an old one any more.
+ * Bits 63:12 are the first page's address, bits 11:0 the number of pages of
+ * 4 KiB; with 0 pages everything is flushed. In the range of numbers that no
+ * processor will ever implement.
+ */
+#define MSR_TCG_TLB_FLUSH		0x400000f0
+#define TCG_TLB_FLUSH_MAX_PAGES		0xfff
+
+#endif /* _ASM_X86_TCG_PARA_H */

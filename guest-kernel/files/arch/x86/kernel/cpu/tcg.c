@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Guest of QEMU's TCG: paravirtual TLB shootdown
+ *
+ * A write to MSR_TCG_TLB_FLUSH flushes all CPUs, whatever address space they
+ * use and whether they are lazy or halted, before the next instruction. It
+ * says nothing to the other CPUs' kernels:
+ *
+ * - Their tlb_gen stays behind. That is safe, for a generation behind only
+ *   means a flush too many, as one that comes out of lazy mode does anyway.
+ *   The writing CPU keeps its own up to date.
+ * - No interrupt arrives, so that interrupts off no longer keep page tables
+ *   from being freed under a walk that takes no lock. Hence page tables are
+ *   freed by RCU; see native_tlb_remove_table().
+ * - A CPU that enters the address space concurrently is found as in
+ *   native_flush_tlb_multi(): the generation was raised before the mask was
+ *   read, and it does these in the other order.
+ */
+#define pr_fmt(fmt) "tcg: " fmt
+
+#include <linux/cpumask.h>
+#include <linux/init.h>
+#include <linux/mm.h>
+#include <linux/percpu.h>
+#include <linux/smp.h>
+
+#include <asm/cpuid.h>
+#include <asm/msr.h>
+#include <asm/paravirt.h>
+#include <asm/tcg_guest.h>
+#include <asm/tlb.h>
+#include <asm/tlbflush.h>
+#include <uapi/asm/tcg_para.h>
+
+#include <trace/events/tlb.h>
+
+/* Is there another CPU that does not catch up by itself? */
+static bool others_need_flush(const struct cpumask *cpumask,
+			      const struct flush_tlb_info *info)
+{
+	int cpu;
+
+	if (info->freed_tables)
+		return true;
+	for_each_cpu(cpu, cpumask) {
+		if (cpu != info->initiating_cpu &&
+		    !per_cpu(cpu_tlbstate_shared.is_lazy, cpu))
+			return true;
+	}
+	return false;
+}
+
+static void tcg_flush_tlb_multi(const struct cpumask *cpumask,
+				const struct flush_tlb_info *info)
+{
+	unsigned long pages = (info->end - info->start) >> PAGE_SHIFT;
+	bool all = info->end == TLB_FLUSH_ALL || pages > TCG_TLB_FLUSH_MAX_PAGES;
+	struct mm_struct *mm;
+	unsigned long flags;
+	u64 gen;
+	u16 asid;
+
+	if (!others_need_flush(cpumask, info)) {
+		/* Flushes here, and whoever left lazy mode meanwhile */
+		native_flush_tlb_multi(cpumask, info);
+		return;
+	}
+
+	count_vm_tlb_event(NR_TLB_REMOTE_FLUSH);
+	trace_tlb_flush(TLB_REMOTE_SEND_IPI, all ? TLB_FLUSH_ALL : pages);
+
+	/* Neither a switch nor another CPU's flush may come between */
+	local_irq_save(flags);
+	mm = this_cpu_read(cpu_tlbstate.loaded_mm);
+	asid = this_cpu_read(cpu_tlbstate.loaded_mm_asid);
+	if (all) {
+		/* What is raised later than this is not covered by the flush */
+		gen = atomic64_read(&mm->context.tlb_gen);
+		native_wrmsrl(MSR_TCG_TLB_FLUSH, 0);
+	} else {
+		gen = info->new_tlb_gen;
+		native_wrmsrl(MSR_TCG_TLB_FLUSH, (info->start & PAGE_MASK) | pages);
+		/* The flush of one range leads from one generation to the next */
+		if (mm != info->mm ||
+		    this_cpu_read(cpu_tlbstate.ctxs[asid].tlb_gen) + 1 != gen)
+			mm = &init_mm;
+	}
+	if (mm != &init_mm && !this_cpu_read(cpu_tlbstate_shared.is_lazy))
+		this_cpu_write(cpu_tlbstate.ctxs[asid].tlb_gen, gen);
+	local_irq_restore(flags);
+}
+
+static u32 __init tcg_detect(void)
+{
+	return hypervisor_cpuid_base("TCGTCGTCGTCG", 1);
+}
+
+/* Before calls through pv_ops are patched to direct ones */
+static void __init tcg_guest_late_init(void)
+{
+	if (!(cpuid_eax(TCG_CPUID_FEATURES) & TCG_FEATURE_TLB_FLUSH) ||
+	    num_possible_cpus() == 1)
+		return;
+
+	pv_ops.mmu.flush_tlb_multi = tcg_flush_tlb_multi;
+	pv_ops.mmu.tlb_remove_table = tlb_remove_table;
+	pr_info("TLB shootdown without interrupts\n");
+}
+
+/*
+ * TCG emulates hardware and is to be taken for it in every other respect:
+ * hence the type of no hypervisor.
+ */
+const __initconst struct hypervisor_x86 x86_hyper_tcg = {
+	.name			= "TCG",
+	.detect			= tcg_detect,
+	.type			= X86_HYPER_NATIVE,
+	.init.guest_late_init	= tcg_guest_late_init,
+};
