@@ -49,7 +49,8 @@ int main(int argc, char **argv)
     }
     {
         const char *const run[] = {
-            chimera, "run", "-q", "--share", guest, options.config, "--",
+            chimera, "run", "-q", "--name", "bench",
+            "--share", guest, options.config, "--",
             "/bin/sh", "-c", script->str, NULL
         };
 

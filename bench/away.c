@@ -67,7 +67,8 @@ static void measure(const struct bench_options *options,
         "$rtt stop 1 " PORT " && wait",
         BLOCKS, c->guest, options->samples);
     const char *const run[] = {
-        chimera, "run", "-q", "--share", share, options->config, "--",
+        chimera, "run", "-q", "--name", "bench",
+        "--share", share, options->config, "--",
         "/bin/sh", "-c", script, NULL
     };
     g_autofree char *output = bench_run(run, AWAY_TIMEOUT_S, NULL, &error);

@@ -43,7 +43,8 @@ int main(int argc, char **argv)
     chimera = g_build_filename(bench_prefix(), "bin", "chimera", NULL);
     for (int i = -1; i < options.samples; i++) {
         const char *const run[] = {
-            chimera,   "run", "-q", options.config, "--",
+            chimera,   "run", "-q", "--name", "bench",
+            options.config, "--",
             "/bin/sh", "-c",  "lsnodes; uname -m", NULL
         };
         g_autoptr(GError) error = NULL;

@@ -67,7 +67,8 @@ static void measure(const struct bench_options *options, const char *isa,
     }
     for (int i = -1; i < options->samples; i++) {
         const char *const run[] = {
-            chimera, "run", "-q", "--share", share, "--node",
+            chimera, "run", "-q", "--name", "bench",
+            "--share", share, "--node",
             node, options->config, "--", "./compute", NULL
         };
         g_auto(GStrv) plain = bench_stock_argv(

@@ -96,7 +96,8 @@ int main(int argc, char **argv)
                              options.samples * 1000);
     {
         const char *const run[] = {
-            chimera, "run", "-q", "--echo-floor", "--share", guest,
+            chimera, "run", "-q", "--name", "bench",
+            "--echo-floor", "--share", guest,
             options.config, "--", "/bin/sh", "-c", script, NULL
         };
 
