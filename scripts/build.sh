@@ -329,7 +329,8 @@ do_migrate() {
     step migrate "migrate: chimera-cc and its libraries" \
         "$({ declare -f make_migrate; clang-19 --version; hash_paths "$top/bench/migrate" \
             "$top/guest-kernel/files/include/uapi" "$top/guest-user/src/noded-proto.h" \
-            "$top"/migrate/{build,flags,upstream.lock,driver,include,musl,pass,rt}; } | hash_text)" \
+            "$top"/tests/migrate/{c,machine} \
+            "$top"/migrate/{build,flags,upstream.lock,driver,examples,include,musl,pass,rt}; } | hash_text)" \
         make_migrate
 }
 

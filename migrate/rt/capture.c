@@ -315,7 +315,14 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
 
     if (t) {
         const uint64_t isa = *(uint64_t *)(buf + JB_ISA);
+
         struct run *target = *(struct run **)(buf + JB_RUN);
+
+        if (t->here != chimera_node && t->away) {
+            /* In a handler at home; the other end may be of the same ISA. */
+            t->away->theirs = t->run[ISA_HERE];
+            t->run[ISA_HERE] = t->away;
+        }
 
         for (;;) {
             struct run *run = t->run[ISA_HERE];
@@ -335,10 +342,12 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
             }
             t->run[ISA_HERE] = run->up;
         }
-        t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];
         if (!target || !target->away) {
-            t->busy = 0;        /* else it stays in a handler */
+            t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];
+            t->busy = 0;
             t->here = chimera_node;
+        } else if (target->theirs) {
+            t->run[ISA_HERE] = target->theirs;  /* it stays in the handler */
         }
     }
     __chimera_dsp = *(char **)(buf + JB_DSP);

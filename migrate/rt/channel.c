@@ -96,8 +96,15 @@ static void talk_once(struct record *arg, void *unused)
 {
     struct talk *k = (struct talk *)arg;
 
+    if (k->wait_only && k->their_run) {
+        k->t->run[ISA_HERE] = k->their_run;
+        k->t->usp[ISA_HERE] = k->their_usp;
+    }
     k->state = TALK_RUNS;
     chimera_carrier->exchange(k);
+    /* A node of the same ISA has put its own there. */
+    k->t->run[ISA_HERE] = k->away;
+    k->t->usp[ISA_HERE] = k->away->sp;
     if (k->m.kind == KIND_CALL && !k->wait_only) {
         chimera_home_call(k);
     }
@@ -108,13 +115,24 @@ static enum run_end talk(struct talk *k)
 {
     struct thread *t = k->t;
     struct run away = { .up = t->run[ISA_HERE], .asked = true, .away = true };
+    struct run *outer = t->away;
     uint64_t usp = t->usp[ISA_HERE];
     enum run_end end;
 
-    t->run[ISA_HERE] = &away;
+    k->away = t->run[ISA_HERE] = &away;
+    if (!chimera_is_peer()) {
+        t->away = &away;
+    }
     end = chimera_call_on(talk_once, (struct record *)k, NULL,
                           (stack_pointer() - BELOW_FRAME) & ~15ull, &away.sp,
                           &t->usp[ISA_HERE]);
+    if (!chimera_is_peer()) {
+        t->away = outer;
+    }
+    if (end == RUN_JUMPED && k->state == TALK_RUNS) {
+        k->their_run = away.theirs == &away ? NULL : away.theirs;
+        k->their_usp = t->usp[ISA_HERE];
+    }
     t->run[ISA_HERE] = away.up;
     t->usp[ISA_HERE] = usp;
     return end;
@@ -204,7 +222,9 @@ static enum run_end run_on(struct thread *t, int node)
                 t->busy = 1;
                 chimera_block_signals(t);
             }
-            t->here = home ? from : chimera_node;
+            /* Frames that come back are still from there (tracing). */
+            t->here = !home ? chimera_node
+                      : k.m.kind == RUN_CAPTURED ? node : from;
             return k.m.kind;
         case KIND_RUN:
             if (home) {
@@ -270,10 +290,16 @@ long chimera_call_home(enum home_call what, const long arg[7])
     struct talk k = { .t = t, .node = chimera_home,
                       .m = { .kind = KIND_CALL, .what = what } };
 
+    struct run *run = t->run[ISA_HERE];
+    uint64_t usp = t->usp[ISA_HERE];
+
     for (int i = 0; i < 7; i++) {
         k.m.arg[i] = arg[i];
     }
     chimera_carrier->exchange(&k);
+    /* Home has put its own there if it is of the same ISA. */
+    t->run[ISA_HERE] = run;
+    t->usp[ISA_HERE] = usp;
     if (k.m.kind == RUN_JUMPED) {
         chimera_jump_arrived(t);
     }

@@ -46,6 +46,7 @@
 #define SIGBUS          7
 #define EEXIST          17
 #define EINTR           4
+#define EINVAL          22
 #define ENOTTY          25
 
 /* Descriptors of ours stay away from those that programs count on. */
@@ -417,11 +418,17 @@ static void kernel_exchange(struct talk *talk)
     for (;;) {
         talk->state = TALK_RUNS;
         r = sys(NR_IOCTL, home_fd, what, (long)&x, 0, 0, 0);
+        if (r == -EINVAL && what == CHIMERA_IOC_WAIT) {
+            /* The handler that left came before the words went. */
+            talk->m.kind = talk->begun ? KIND_CALL : RUN_RETURNED;
+            return;
+        }
         if (r < 0) {
             complain(talk->node, "exchange", error_text(r));
             lost(t, talk->node, CHIMERA_LOST_THREAD, 0);
         }
         what = CHIMERA_IOC_EXCHANGE;
+        talk->begun = true;
         switch (x.event) {
         case CHIMERA_EVENT_MESSAGE:
             __builtin_memcpy(&talk->m, x.word, sizeof(x.word));

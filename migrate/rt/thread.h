@@ -82,6 +82,7 @@ struct run {
     struct run *up;
     bool asked;                 /* a peer asked for it and waits */
     bool away;                  /* none: frames run elsewhere meanwhile */
+    struct run *theirs;         /* what stood in its place, of another node */
 };
 
 enum run_end {
@@ -147,6 +148,7 @@ struct thread {
     uint32_t jumped;            /* a handler of a remote fault left by longjmp */
     int32_t tid;                /* at home */
     int32_t cpu;                /* of the node of its place; -1: any */
+    struct run *away;           /* home's, while the thread runs elsewhere */
     uint32_t pinned;            /* t->want comes from outside of the program */
     struct side side[MAX_NODES];
 };
@@ -249,7 +251,11 @@ struct talk {
     struct thread *t;
     int node;
     struct message m;           /* what is said, then what was answered */
+    struct run *away;           /* the run for the time of the talk */
+    struct run *their_run;      /* of a node of the same ISA that still runs */
+    uint64_t their_usp;
     enum talk_state state;
+    bool begun;                 /* the other end has heard of it */
     bool wait_only;             /* say nothing: it runs already */
     bool idle;                  /* peer: a run has ended, nothing is under way */
 };

@@ -60,10 +60,10 @@ class MachineTest(unittest.TestCase):
         return done
 
     def run_guest(self, script, config=None, timeout=BOOT_S, code=0,
-                  options=()):
+                  options=(), share=None):
         """Run a shell script on a new machine's first node."""
-        return self.chimera("run", "-q", "--logs", self.logs, "--share", GUEST,
-                            *options, config or X86_ARM, "--", "/bin/sh", "-c",
+        return self.chimera("run", "-q", "--logs", self.logs, "--share",
+                            share or GUEST, *options, config or X86_ARM, "--", "/bin/sh", "-c",
                             script, timeout=timeout, code=code).stdout
 
     def assert_summary(self, output):
@@ -126,6 +126,10 @@ class Kernel(MachineTest):
 
     def test_ports(self):
         self.both_ways("ports")
+
+    def test_fused(self):
+        """Threads of one process on both nodes, in the same pages."""
+        self.both_ways("fused")
 
     def test_malformed(self):
         self.both_ways("malformed")
@@ -254,6 +258,43 @@ class Nodes(MachineTest):
         self.assert_summary(out)
         self.assertEqual(lead.returncode, 0, out)
 
+    def test_peer_of_process_killed(self):
+        """A process with threads on a lost node hears of it and lives."""
+        name = self.up(write_config("boot-fused", "xa"))
+        pid = self.status(name)["nodes"][1]["pid"]
+        follow = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/1", "--", "./aarch64/fused", "follow"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL)
+        home = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/fused", "lose",
+             "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(home.stdout.close)
+        self.assertEqual(home.stdout.readline(), "kill node 1 now\n")
+        os.kill(pid, signal.SIGKILL)
+        follow.wait(30)
+        out = home.communicate(timeout=60)[0]
+        self.assert_summary(out)
+        self.assertEqual(home.returncode, 0, out)
+
+    def test_home_of_process_killed(self):
+        """Its stubs vanish from the other nodes."""
+        name = self.up(write_config("boot-stub", "xa"))
+        pid = self.status(name)["nodes"][0]["pid"]
+        follow = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/1", "--", "./aarch64/fused", "bury"],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(follow.stdout.close)
+        home = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/fused", "lose",
+             "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(home.stdout.close)
+        self.assertEqual(home.stdout.readline(), "kill node 1 now\n")
+        os.kill(pid, signal.SIGKILL)
+        home.wait(30)
+        self.assert_summary(follow.communicate(timeout=60)[0])
+
     def test_home_of_segment_killed(self):
         """Access to a lost node's memory is SIGBUS, never a hang."""
         name = self.up(write_config("boot-lost", "xa"))
@@ -271,6 +312,114 @@ class Nodes(MachineTest):
                            "chimera-seg hexdump lost 0 16; echo status $?",
                            timeout=30)
         self.assertNotIn("status 0", out.stdout)
+
+
+class Migration(MachineTest):
+    """Programs of chimera-cc whose threads move between the nodes."""
+
+    def setUp(self):
+        super().setUp()
+        if not os.path.exists(path("libexec", "chimera", "migrate", "relay")):
+            self.skipTest("no programs that can move "
+                          "(./bootstrap build migrate)")
+
+    def migrating(self, script, code=0, **kwargs):
+        return self.run_guest(script, code=code, share=path(
+            "libexec", "chimera", "migrate"), **kwargs)
+
+    def matrix(self, config, settings, *programs):
+        out = self.migrating(f"./test/run {settings} -- {' '.join(programs)}",
+                             config=config, code=None, timeout=280)
+        self.assert_summary(out)
+
+    def arm_first(self):
+        return write_config("boot-arm-home", "ax")
+
+    def test_relay(self):
+        """The example of the README, with its trace."""
+        for config in (X86_ARM, self.arm_first()):
+            out = self.migrating(
+                "cp /etc/passwd /tmp/text; for i in 1 2 3 4 5 6 7; do "
+                "cat /tmp/text /etc/group ./test/run > /tmp/more; "
+                "mv /tmp/more /tmp/text; done; "
+                "CHIMERA_TRACE=1 ./relay /tmp/text 2>&1", config=config)
+            self.assertIn("\nOK: ", out)
+            moves = re.findall(r"^chimera: \d+: (\S+) -> (\S+) in run$", out,
+                               re.M)
+            self.assertGreater(len(moves), 4, out)
+            for isa in ("x86_64", "aarch64"):
+                done = re.search(rf"\({isa}\): (\d+) words in", out)
+                self.assertGreater(int(done.group(1)), 0, out)
+
+    def test_matrix(self):
+        """What moves by itself: every program, home on x86_64."""
+        self.matrix(X86_ARM, "CHIMERA_EVERY=2 CHIMERA_RANDOM=1,5",
+                    "address", "api", "computed", "deep", "hanoi", "heap",
+                    "jump", "loop", "pointer", "recursion", "signals",
+                    "struct", "threads", "variadic")
+
+    def test_matrix_home_on_arm(self):
+        self.matrix(self.arm_first(), "CHIMERA_EVERY=2",
+                    "address", "hanoi", "heap", "jump", "pointer", "signals",
+                    "struct", "threads", "variadic")
+
+    def test_three_nodes(self):
+        """Segments that home passes on, and nodes of home's own ISA."""
+        self.matrix(write_config("boot-three", "xax"),
+                    "CHIMERA_EVERY=2 CHIMERA_RANDOM=2,5", "api", "heap",
+                    "jump", "pointer", "struct", "threads")
+
+    def test_processes(self):
+        """fork, exec and spawn by threads that are away."""
+        for config in (X86_ARM, self.arm_first()):
+            self.matrix(config, "X=1 CHIMERA_RANDOM=3,4", "fork")
+
+    def test_faults(self):
+        for config in (X86_ARM, self.arm_first()):
+            self.matrix(config, "X=1", "fault")
+
+    def test_memory(self):
+        for config in (X86_ARM, self.arm_first()):
+            self.matrix(config, "X=1 CHIMERA_EVERY=3", "memory")
+
+    def test_requests(self):
+        """chimera-migrate moves a thread there and back."""
+        out = self.migrating(
+            "mkfifo /tmp/f; ./test/wander 2 2 > /tmp/f & exec 3< /tmp/f; "
+            "read -r a pid rest <&3; pid=${pid%,}; read -r a <&3; "
+            "read -r a <&3; chimera-migrate $pid/$pid arm; "
+            "read -r a <&3; echo $a; chimera-migrate $pid x86; "
+            "read -r a <&3; echo $a; wait; "
+            "chimera-migrate $$ arm; echo $?; chimera-migrate 1/2 none; "
+            "echo $?", timeout=60)
+        self.assertEqual(out.split("\n")[:4],
+                         ["thread 0 now on 1", "thread 0 now on 0", "1", "1"])
+
+    def test_placement(self):
+        """CHIMERA_PLACE, for a program that knows of no nodes."""
+        out = self.migrating("CHIMERA_PLACE=spread ./test/wander 4 2")
+        self.assertIn(", 4 CPUs", out)
+        for thread, node in ((1, 1), (3, 1)):
+            self.assertIn(f"thread {thread} now on {node}", out)
+        self.assertNotIn("thread 2 now", out)
+
+    def test_cannot_take_part(self):
+        """A node without the program's file: said, and done at home."""
+        out = self.migrating("cp test/api /tmp/; /tmp/api 2>&1")
+        self.assertRegex(out, r"chimera: node arm: cannot start the program "
+                         r"there: /tmp/api: ")
+        self.assertIn("ok 0", out)
+
+    def test_lost(self):
+        """A stub that is killed takes its process along, and says why."""
+        out = self.migrating(
+            "CHIMERA_PLACE=arm ./test/wander 1 1000 > /tmp/out 2>&1 & "
+            "until grep -q 'now on 1' /tmp/out; do usleep 10000; done; "
+            "onnode arm killall -9 wander; wait $!; echo status $?; "
+            "cat /tmp/out", timeout=60)
+        self.assertIn("status 135", out)
+        self.assertIn("chimera: node arm: this program's process there has "
+                      "ended: killed by signal 9", out)
 
 
 class Configurations(MachineTest):
