@@ -304,6 +304,18 @@ enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
     return end;
 }
 
+/* On the stack of a jump's target, below its frame. */
+static void land(void *arg)
+{
+    struct thread *t = __chimera_self;
+    const uint64_t buf = t->jump.buf;
+    const int64_t value = t->jump.value;
+
+    /* A handler that runs now finds the thread where the jump goes. */
+    chimera_unblock_signals(t);
+    chimera_restore_jump(buf, value);
+}
+
 /*
  * longjmp: the target may be on the other ISA, or below segments that were
  * started for a peer.  Runs above it end one by one, innermost first; a run
@@ -351,13 +363,17 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
         }
     }
     __chimera_dsp = *(char **)(buf + JB_DSP);
+    if (t && t->blocked) {
+        t->jump.buf = buf;
+        t->jump.value = value;
+        chimera_start_on(*(uint64_t *)(buf + JB_SP) & ~15ull, land, NULL);
+    }
     chimera_restore_jump(buf, value);
 }
 
 /* A jump that arrives from a peer, while signals are blocked here. */
 _Noreturn void chimera_jump_arrived(struct thread *t)
 {
-    chimera_unblock_signals(t);
     chimera_jump(t->jump.buf, t->jump.value);
 }
 

@@ -44,7 +44,6 @@
 #define SIG_UNBLOCK     1
 #define SIG_SETMASK     2
 #define SIGBUS          7
-#define EEXIST          17
 #define EINTR           4
 #define EINVAL          22
 #define ENOTTY          25
@@ -160,6 +159,7 @@ static const char *error_text(long error)
     case 1: return "not permitted";
     case 11: return "too many threads there";
     case 12: return "out of memory";
+    case 17: return "the thread is there already";
     case 107: return "its process there has not joined";
     case 110: return "no answer";
     case 112: return "the node is down";
@@ -285,7 +285,7 @@ static bool kernel_attach(struct thread *t, int node)
         return false;
     }
     r = sys(NR_IOCTL, home_fd, CHIMERA_IOC_ATTACH, (long)&attach, 0, 0, 0);
-    if (r < 0 && r != -EEXIST) {
+    if (r < 0) {
         lock();
         if (nodes[node].state == NODE_READY && r != -11 && r != -12) {
             complain(node, "this thread cannot go there", error_text(r));

@@ -38,9 +38,11 @@
 #include <stdint.h>
 
 #ifdef __x86_64__
+#define JB_SP 48
 #define ISA_HERE CHIMERA_ISA_X86_64
 #define ISA_REGS 6      /* rbx rbp r12 r13 r14 r15 */
 #else
+#define JB_SP 160
 #define ISA_HERE CHIMERA_ISA_AARCH64
 #define ISA_REGS 20     /* x19..x30, d8..d15 */
 #endif

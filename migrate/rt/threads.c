@@ -15,6 +15,8 @@
 #define NR_MPROTECT 10
 #define NR_SCHED_YIELD 24
 #define NR_GETTID 186
+#define NR_RT_SIGPROCMASK 14
+#define SIG_SETMASK 2
 
 #define BUFFER_BYTES (256ul << 10)
 #define UNWIND_BYTES (4ul << 20)        /* touched pages count */
@@ -130,16 +132,10 @@ static struct thread *make(void)
     return t;
 }
 
-struct thread *chimera_thread(void)
+static struct thread *begin(void)
 {
-    struct thread *t = __chimera_self;
+    struct thread *t;
 
-    if (t) {
-        return t;
-    }
-    if (chimera_is_peer()) {
-        chimera_die("a thread without a home");
-    }
     lock();
     t = free_list;
     if (t) {
@@ -163,6 +159,7 @@ struct thread *chimera_thread(void)
     t->busy = 0;
     t->kick = 0;
     t->polls = 0;
+    t->hops = 0;
     t->blocked = 0;
     t->jumped = 0;
     t->pinned = 0;
@@ -174,6 +171,26 @@ struct thread *chimera_thread(void)
     }
     __chimera_self = t;
     chimera_place_take(t);
+    return t;
+}
+
+struct thread *chimera_thread(void)
+{
+    struct thread *t = __chimera_self;
+    uint64_t all = ~0ull, mask;
+
+    if (t) {
+        return t;
+    }
+    if (chimera_is_peer()) {
+        chimera_die("a thread without a home");
+    }
+    /* A handler that polls must not begin, too. */
+    chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&all,
+                           (long)&mask, 8, 0, 0);
+    t = __chimera_self ? __chimera_self : begin();
+    chimera_native_syscall(NR_RT_SIGPROCMASK, SIG_SETMASK, (long)&mask, 0, 8, 0,
+                           0);
     return t;
 }
 
