@@ -114,5 +114,13 @@ int main(void)
         printf("%d,", w[i]);
     }
     printf(" calls %d\n", calls > 0);
+    h = 0;
+    for (int i = 0; i < 41; i++) {
+        /* cmp_int moves, and so does what it calls */
+        const int *at = bsearch(&i, w, 40, sizeof *w, cmp_int);
+
+        h = h * 7 + (at ? at - w : -1);
+    }
+    printf("bsearch %ld\n", h);
     return 0;
 }
