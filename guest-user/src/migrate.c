@@ -12,12 +12,13 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <stdarg.h>
-#include <sys/uio.h>
+#include <unistd.h>
 
 static pid_t pid;
 
@@ -76,14 +77,19 @@ static int find_node(const char *text)
 
 static void copy(bool write, uint64_t there, void *here, size_t len)
 {
-    struct iovec local = { here, len };
-    struct iovec remote = { (void *)(uintptr_t)there, len };
-    ssize_t n = write ? process_vm_writev(pid, &local, 1, &remote, 1, 0)
-                      : process_vm_readv(pid, &local, 1, &remote, 1, 0);
+    char path[64];
+    ssize_t n = -1;
+    int fd;
 
+    snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) {
+        n = write ? pwrite(fd, here, len, there) : pread(fd, here, len, there);
+    }
     if (n != (ssize_t)len) {
         fail("process %d: %s", pid, n < 0 ? strerror(errno) : "it has gone");
     }
+    close(fd);
 }
 
 static uint64_t find_control(struct control *ret_control)

@@ -98,7 +98,7 @@ static gboolean generate(const struct config *cfg, const struct link_job *job,
     if (isa == 0) {
         /* Arguments pushed for a call would lie where a pad's own call writes
            (pass/Sites.cpp, invariant 2). */
-        add_args(argv, "-no-x86-call-frame-opt", NULL);
+        add_args(argv, "-mcpu=x86-64", "-no-x86-call-frame-opt", NULL);
     } else {
         /* Atomics inline; the layout keeps every address within 4 GiB. */
         add_args(argv, "-mattr=-outline-atomics", NULL);

@@ -32,6 +32,7 @@ struct options {
     gboolean no_output;         /* -M, -MM, -fsyntax-only ... */
     gboolean strip, stats;
     gboolean explain;
+    gboolean debug;             /* -g in some form */
 };
 
 struct source {
@@ -51,7 +52,8 @@ static const char usage[] =
     "  -fmigrate=calls     no polls; only chimera_migrate() moves\n"
     "  -fmigrate=none      as plain clang compiles, apart from the layout\n"
     "  --explain           when linking: which functions can migrate, and why\n"
-    "                      the others cannot\n"
+    "                      the others cannot; with lines for files that are\n"
+    "                      compiled by this command or with -g\n"
     "  --extract=ISA       write the program FILE as one that starts on ISA\n"
     "  --save-temps        keep intermediate files and say where\n"
     "\n"
@@ -84,28 +86,56 @@ static const char *const with_argument[] = {
     "-iprefix", "-iwithprefix", "-isysroot", "--param", NULL
 };
 
-/* No effect on a static, position-dependent program for two ISAs. */
+/*
+ * No effect on a static, position-dependent program for two ISAs.  -fcommon: a
+ * variable that two files define is an error that names it.
+ */
 static const char *const ignored[] = {
     "-static", "-pipe", "-fPIC", "-fpic", "-fPIE", "-fpie", "-fno-pic",
     "-fno-PIC", "-fno-pie", "-fno-PIE", "-pie", "-no-pie", "-static-pie",
     "-rdynamic", "-pthread", "-pthreads", "-fno-plt", "-shared-libgcc",
     "-static-libgcc", "-m64", "-fno-lto", "-flto", "-flto=auto", "-flto=thin",
+    "-ffat-lto-objects", "-fno-fat-lto-objects",
     "-fcommon", "-fno-common", "-fstack-clash-protection", "-mno-red-zone",
     "-fstack-protector", "-fstack-protector-strong", "-fstack-protector-all",
     "-fno-stack-protector", "-fsigned-char", "-mlong-double-64",
     "-fomit-frame-pointer", "-fno-omit-frame-pointer", "-lm", "-lc", "-lrt",
     "-ldl", "-lpthread", "-lutil", "-lcrypt", "-lresolv", "-lxnet",
-    "-static-libasan", "-fuse-ld=lld", NULL
+    "-march=x86-64", "-march=armv8-a", NULL
 };
 static const char *const ignored_prefix[] = {
-    "-march=", "-mtune=", "-mcpu=", "-fcf-protection", "-Wl,", "-fuse-ld=",
-    "-ffat-lto-objects", "-fno-fat-lto-objects", "-fplugin", NULL
+    "-mtune=", "-fcf-protection", "-fuse-ld=", NULL
 };
 
-/* Options that cannot be had, and why. */
+/* Linker options that decide how symbols are found: lld gets them. */
+static const char *const linker_passed[] = {
+    "--start-group", "-(", "--end-group", "-)", "--whole-archive",
+    "--no-whole-archive", "--allow-multiple-definition", NULL
+};
+/* Those that mean nothing, or nothing else, for such a program. */
+static const char *const linker_ignored[] = {
+    "--as-needed", "--no-as-needed", "--gc-sections", "--no-gc-sections",
+    "--no-undefined", "--export-dynamic", "-E", "--enable-new-dtags",
+    "-Bstatic", "-Bdynamic", "--eh-frame-hdr", "--build-id", "--sort-common",
+    "--no-copy-dt-needed-entries", "--fatal-warnings", "--warn-common",
+    "relro", "norelro", "now", "lazy", "defs", "noexecstack", "-z", NULL
+};
+static const char *const linker_ignored_prefix[] = {
+    "-O", "--hash-style=", "--build-id=", "-rpath", "--rpath",
+    "separate-code", "noseparate-code", NULL
+};
+
+/* Options that cannot be had, and why; with a star, all that begin so. */
 static const struct {
     const char *option, *why;
 } refused[] = {
+    { "-march=*", "both ISAs run the same program, each with its baseline" },
+    { "-mcpu=*", "both ISAs run the same program, each with its baseline" },
+    { "-T", "the layout of the program is chimera-cc's" },
+    { "-fplugin*", "a plugin for one compiler run cannot be checked" },
+    { "-fsanitize=*", "sanitizers have no run-time library for migration" },
+    { "-fprofile*", "profiling is not supported" },
+    { "--coverage", "profiling is not supported" },
     { "-shared", "shared libraries cannot migrate yet; link statically" },
     { "-m32", "programs are 64-bit" },
     { "-mx32", "programs have 64-bit pointers" },
@@ -116,6 +146,7 @@ static const struct {
     { "-fexceptions", "C++ and -fexceptions are not supported" },
     { "-fsplit-stack", "not supported together with migration" },
     { "-pg", "profiling is not supported" },
+    { "-m*", "the option is for one ISA; there is code for two" },
     { "-nostdlib", "the program needs the C library made for both ISAs" },
     { "-nostartfiles", "the program needs the start code made for both ISAs" },
 };
@@ -167,6 +198,47 @@ static const char *next(int argc, char **argv, int *i)
         fail("%s: needs an argument", argv[argc - 1]);
     }
     return argv[*i];
+}
+
+/* One option for the linker, from -Wl,, -Xlinker or -z. */
+static void add_linker(struct options *o, const char *a)
+{
+    if (one_of(a, linker_passed) || g_str_has_prefix(a, "-u") ||
+        g_str_has_prefix(a, "--undefined=")) {
+        g_ptr_array_add(o->link, g_strdup(a));
+    } else if (!strcmp(a, "-s") || !strcmp(a, "--strip-all")) {
+        o->strip = TRUE;
+    } else if (!one_of(a, linker_ignored) &&
+               !prefix_of(a, linker_ignored_prefix) && a[0] != '/') {
+        /* A path is the argument of -rpath. */
+        fail("%s: this linker option is not supported; chimera-cc lays out "
+             "and links the program for two ISAs itself", a);
+    }
+}
+
+static void add_linker_list(struct options *o, const char *list)
+{
+    g_auto(GStrv) options = g_strsplit(list, ",", -1);
+
+    for (char **a = options; *a; a++) {
+        if (!strcmp(*a, "-u") && a[1]) {
+            g_ptr_array_add(o->link, g_strconcat("--undefined=", *++a, NULL));
+        } else {
+            add_linker(o, *a);
+        }
+    }
+}
+
+static void refuse(const char *a)
+{
+    for (gsize i = 0; i < G_N_ELEMENTS(refused); i++) {
+        const char *r = refused[i].option;
+        gsize len = strlen(r);
+
+        if (r[len - 1] == '*' ? !strncmp(a, r, len - 1) : !strcmp(a, r)) {
+            fail("%s: %s", a, refused[i].why);
+        }
+    }
 }
 
 static void set_mode(struct options *o, const char *mode)
@@ -224,9 +296,10 @@ static void parse(struct options *o, struct config *cfg, int argc, char **argv)
         } else if (!strcmp(a, "-u")) {
             g_ptr_array_add(o->link, g_strconcat("--undefined=",
                                                  next(argc, argv, &i), NULL));
-        } else if (!strcmp(a, "-Xlinker") || !strcmp(a, "-z") ||
-                   !strcmp(a, "-T")) {
-            next(argc, argv, &i);
+        } else if (!strcmp(a, "-Xlinker") || !strcmp(a, "-z")) {
+            add_linker_list(o, next(argc, argv, &i));
+        } else if (g_str_has_prefix(a, "-Wl,")) {
+            add_linker_list(o, a + strlen("-Wl,"));
         } else if (one_of(a, ignored) || prefix_of(a, ignored_prefix)) {
             continue;
         } else if (g_str_has_prefix(a, "-L") || g_str_has_prefix(a, "-l")) {
@@ -234,10 +307,9 @@ static void parse(struct options *o, struct config *cfg, int argc, char **argv)
         } else if (one_of(a, with_argument)) {
             add_args(o->compile, a, next(argc, argv, &i), NULL);
         } else {
-            for (gsize k = 0; k < G_N_ELEMENTS(refused); k++) {
-                if (!strcmp(a, refused[k].option)) {
-                    fail("%s: %s", a, refused[k].why);
-                }
+            refuse(a);
+            if (g_str_has_prefix(a, "-g")) {
+                o->debug = strcmp(a, "-g0") != 0;
             }
             if (one_of(a, (const char *const[]) {
                     "-M", "-MM", "-fsyntax-only", NULL })) {
@@ -283,6 +355,9 @@ static gboolean compile(const struct config *cfg, const struct options *o,
     }
     add_args(argv, "-idirafter", libc, "-Wno-unused-command-line-argument",
              NULL);
+    if (o->explain && !o->debug) {
+        add_args(argv, "-gline-tables-only", NULL);     /* it names lines */
+    }
     if (o->stage == STAGE_PREPROCESS) {
         add_args(argv, "-E", NULL);
     } else if (!o->no_output) {

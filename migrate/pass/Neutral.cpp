@@ -3,7 +3,7 @@
 // Makes the merged program mean the same on every ISA.
 //
 // Invariants afterwards:
-//  1. No function or call names a CPU or a feature of one.
+//  1. No function or call names a CPU or a feature of one, other than generic.
 //  2. No code address is a value: the labels of a computed goto are small
 //     numbers and the goto is a switch.  (Function addresses stay: they are
 //     equal on both ISAs.)
@@ -22,6 +22,8 @@ namespace {
 void stripTarget(Function &F) {
   for (const char *A : {"target-cpu", "target-features", "tune-cpu"})
     F.removeFnAttr(A);
+  // As clang does without -mtune; else llc tunes x86_64 for an i586.
+  F.addFnAttr("tune-cpu", "generic");
   // A frame pointer in every frame would be saved and restored for nothing.
   F.removeFnAttr("frame-pointer");
   F.removeFnAttr(Attribute::StackProtect);

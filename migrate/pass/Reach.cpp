@@ -14,6 +14,7 @@
 
 #include "Chimera.h"
 
+#include "llvm/IR/DebugInfoMetadata.h"
 #include "llvm/IR/InlineAsm.h"
 #include "llvm/Support/raw_ostream.h"
 
@@ -88,8 +89,12 @@ chimera::Reach::Reach(Module &M) : M(M) {
 
 void chimera::Reach::explain(raw_ostream &OS) const {
   for (const Function &F : M) {
-    if (F.isDeclaration())
+    // Not those that this pass made.
+    if (F.isDeclaration() || F.getName().contains('$') ||
+        F.getName().starts_with("chimera."))
       continue;
+    if (const DISubprogram *SP = F.getSubprogram())
+      OS << SP->getFilename() << ":" << SP->getLine() << ": ";
     OS << F.getName() << ": ";
     std::string Why = nativeReason(F);
     if (Set.count(&F))

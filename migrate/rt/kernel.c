@@ -25,7 +25,6 @@
 #define NR_GETPID           39
 #define NR_FCNTL            72
 #define NR_READLINKAT       267
-#define NR_PRCTL            157
 #define NR_GETTID           186
 #define NR_FUTEX            202
 #define NR_EXIT_GROUP       231
@@ -39,7 +38,6 @@
 #define F_DUPFD_CLOEXEC 1030
 #define FUTEX_WAIT      128     /* private */
 #define FUTEX_WAKE      129
-#define PR_SET_NAME     15
 #define RLIMIT_STACK    3
 #define SIG_UNBLOCK     1
 #define SIG_SETMASK     2
@@ -477,19 +475,6 @@ static const char *setting(char **envp, const char *name)
     return NULL;
 }
 
-/* What /proc/PID/comm would be without chimera-image. */
-static void set_name(const char *path)
-{
-    const char *name = path;
-
-    for (; *path; path++) {
-        if (*path == '/') {
-            name = path + 1;
-        }
-    }
-    sys(NR_PRCTL, PR_SET_NAME, (long)name, 0, 0, 0, 0);
-}
-
 /* The first stack, out of the way of what peers have there. */
 static long *move_stack(long *stack)
 {
@@ -530,9 +515,6 @@ void chimera_kernel_home(long *stack, bool wanted)
 
     if (fd >= 0) {
         sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
-    }
-    if (*chimera_file) {
-        set_name(chimera_file);
     }
     if (r < 0 || info.abi_version != CHIMERA_ABI_VERSION) {
         if (wanted) {

@@ -28,7 +28,8 @@ struct place {
 static struct place places[MAX_PLACES];
 static unsigned nr_places;
 static unsigned cpus[MAX_NODES];
-static unsigned next_place;
+static unsigned nr_threads;
+static __thread unsigned number;        /* of the thread, in order of creation */
 extern int __chimera_flag;
 
 bool chimera_placing(void)
@@ -135,13 +136,18 @@ void chimera_place_start(const char *how)
     } else {
         parse_list(how);
     }
-    chimera_place_expect();
+    /* The main thread, which has no thread pointer yet, is number 0. */
+    nr_threads = 1;
+    __atomic_fetch_add(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
 }
 
-/* A thread begins that will look for its place. */
-void chimera_place_expect(void)
+/* A thread begins, with its thread pointer at @tp, that will look for a place. */
+void chimera_place_expect(uint64_t tp)
 {
     if (nr_places) {
+        uint64_t at = (uint64_t)&number - chimera_get_tp() + tp;
+
+        *(unsigned *)at = __atomic_fetch_add(&nr_threads, 1, __ATOMIC_RELAXED);
         __atomic_fetch_add(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
     }
 }
@@ -158,8 +164,7 @@ void chimera_place_take(struct thread *t)
     if (!t) {
         return;
     }
-    p = &places[__atomic_fetch_add(&next_place, 1, __ATOMIC_RELAXED) %
-                nr_places];
+    p = &places[number % nr_places];
     t->cpu = p->cpu;
     if (p->node != chimera_node) {
         t->want = p->node;

@@ -25,6 +25,8 @@ SHARED_DATA uint64_t chimera_nodes_mask;
 
 #define NR_WRITE 1
 #define NR_EXIT_GROUP 231
+#define NR_PRCTL 157
+#define PR_SET_NAME 15
 
 static size_t length(const char *s)
 {
@@ -197,6 +199,19 @@ static _Noreturn void start_program(void *stack)
     __builtin_unreachable();
 }
 
+/* What /proc/PID/comm would be without chimera-image. */
+static void set_name(const char *path)
+{
+    const char *name = path;
+
+    for (; *path; path++) {
+        if (*path == '/') {
+            name = path + 1;
+        }
+    }
+    chimera_native_syscall(NR_PRCTL, PR_SET_NAME, (long)name, 0, 0, 0, 0);
+}
+
 /*
  * CHIMERA_FILE is the file that this image was taken from (chimera-image); it
  * concerns this process only, so it goes out of the environment.
@@ -210,6 +225,7 @@ static long *take_file(long *stack)
         return stack;
     }
     chimera_put_text(chimera_file, value);
+    set_name(value);
     while (*envp + sizeof("CHIMERA_FILE=") - 1 != value) {
         envp++;
     }

@@ -100,7 +100,7 @@ long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
     long r;
 
     if (flags & CLONE_THREAD) {
-        chimera_place_expect();
+        chimera_place_expect(tls);
     }
     r = chimera_clone((int (*)(void *))fn, (void *)stack, flags, (void *)arg,
                       (int *)ptid, (void *)chimera_tp_register(tls),

@@ -313,7 +313,7 @@ void chimera_node_read(int node, const char *what, char *to, uint64_t size);
 /* place.c: CHIMERA_PLACE */
 void chimera_place_start(const char *how);
 bool chimera_placing(void);
-void chimera_place_expect(void);
+void chimera_place_expect(uint64_t tp);
 void chimera_place_take(struct thread *t);
 void chimera_place_pin(const struct thread *t);
 long chimera_place_affinity(long len, uint8_t *mask, long home_len);

@@ -108,13 +108,17 @@ class MainJob(MachineTest):
 class Kernel(MachineTest):
     """The driver's own tests, led by each ISA in turn."""
 
-    def both_ways(self, program, before="true", config=None):
+    SWAP = ("echo 128M > /sys/block/zram0/disksize && "
+            "mkswap /dev/zram0 > /dev/null && swapon /dev/zram0")
+
+    def both_ways(self, program, before="true", config=None, lead="lead",
+                  more=""):
         # Each node leads once; the other one follows.
         out = self.run_guest(
             f"{before} || exit; onnode 1 ./aarch64/{program} follow & "
-            f"./x86_64/{program} lead 1; a=$?; wait; "
+            f"./x86_64/{program} {lead} 1 {more}; a=$?; wait; "
             f"./x86_64/{program} follow & "
-            f"onnode 1 ./aarch64/{program} lead 0; b=$?; wait; "
+            f"onnode 1 ./aarch64/{program} {lead} 0 {more}; b=$?; wait; "
             "exit $((a | b))", timeout=280, config=config)
         self.assert_summary(out)
 
@@ -136,10 +140,15 @@ class Kernel(MachineTest):
 
     def test_pressure(self):
         """A segment's home swaps what the other node does not use."""
-        swap = ("echo 128M > /sys/block/zram0/disksize && "
-                "mkswap /dev/zram0 > /dev/null && swapon /dev/zram0")
-        self.both_ways("pressure", before=f"{swap} && onnode 1 sh -c '{swap}'",
+        self.both_ways("pressure",
+                       before=f"{self.SWAP} && onnode 1 sh -c '{self.SWAP}'",
                        config=write_config("boot-pressure", "xa"))
+
+    def test_fused_pressure(self):
+        """Pages of a process swapped, merged, moved, while both use them."""
+        self.both_ways("fused", lead="press", more="5",
+                       before=f"{self.SWAP} && onnode 1 sh -c '{self.SWAP}'",
+                       config=write_config("boot-press", "xa"))
 
     def test_unplug(self):
         """A kernel whose device is taken away is alone, and goes on."""
@@ -414,8 +423,8 @@ class Migration(MachineTest):
         """A stub that is killed takes its process along, and says why."""
         out = self.migrating(
             "CHIMERA_PLACE=arm ./test/wander 1 1000 > /tmp/out 2>&1 & "
-            "until grep -q 'now on 1' /tmp/out; do usleep 10000; done; "
-            "onnode arm killall -9 wander; wait $!; echo status $?; "
+            "p=$!; until grep -q 'now on 1' /tmp/out || ! kill -0 $p; do "
+            "usleep 10000; done; onnode arm killall -9 wander; wait $p; echo status $?; "
             "cat /tmp/out", timeout=60)
         self.assertIn("status 135", out)
         self.assertIn("chimera: node arm: this program's process there has "
