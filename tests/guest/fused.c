@@ -1302,6 +1302,8 @@ static void lose(void)
         pthread_join(a[i].thread, NULL);
         check_is(a[i].result, -2000 - CHIMERA_LOST_NODE, "thread %d", i);
     }
+    check_is(order_hand(HAND_PEEK, u(AT(0))), -2000 - CHIMERA_LOST_NODE,
+             "the main thread");
     begun = now_ns();
     check_child(in_child(exit_well), 0, "fork");
     mprotect((void *)AT(0), 100 * PAGE, R);
@@ -1312,17 +1314,108 @@ static void lose(void)
     close(home);
 }
 
+/* ---- memory pressure ---- */
+
+static volatile bool squeezed_enough;
+
+static void put(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        check(write(fd, text, strlen(text)) > 0, "%s: %s", path,
+              strerror(errno));
+        close(fd);
+    }
+}
+
+static void *squeeze_main(void *arg)
+{
+    struct pollfd none = { .fd = -1 };
+
+    (void)arg;
+    while (!squeezed_enough) {
+        if (squeeze()) {
+            return "the squeezer died";
+        }
+        put("/proc/sys/vm/compact_memory", "1");
+        /* so that the others get on as well */
+        poll(&none, 1, 500);
+    }
+    return NULL;
+}
+
+static long swapped_out(void)
+{
+    const char *line = strstr(slurp("/proc/vmstat"), "pswpout ");
+
+    return line ? atol(line + 8) : -1;
+}
+
+/* Pages are swapped out, merged and moved while both sides use them. */
+static void pressed(int seconds)
+{
+    const size_t pages = 4096, bytes = pages * PAGE;
+    int64_t until = now_ns() + seconds * SECOND;
+    long before = swapped_out(), wrong = 0;
+    uint64_t round = 0;
+    pthread_t thread;
+    void *died;
+
+    begin();
+    anon_at(AT(0), pages);
+    anon_at(AT(pages), 48);
+    madvise((void *)AT(pages), 48 * PAGE, MADV_MERGEABLE);
+    put("/sys/kernel/mm/ksm/sleep_millisecs", "5");
+    put("/sys/kernel/mm/ksm/run", "1");
+    pthread_create(&thread, NULL, squeeze_main, NULL);
+    while (now_ns() < until && !wrong) {
+        round += 2;
+        wrong += order_hand(HAND_FILL, u(AT(0)), bytes, round);
+        wrong += verify(AT(0), bytes, round);
+        fill(AT(0), bytes, round + 1);
+        wrong += order_hand(HAND_VERIFY, u(AT(0)), bytes, round + 1);
+        /* all alike: one page; then each its own again */
+        for (int i = 0; i < 48; i++) {
+            wrong += order_hand(HAND_FILL, u(AT(pages + i)), PAGE, round);
+        }
+        for (int i = 0; i < 48; i += 3) {
+            wrong += order_hand(HAND_POKE, u(AT(pages + i)), round + i);
+        }
+        for (int i = 0; i < 48; i++) {
+            wrong += *AT(pages + i) !=
+                     (i % 3 ? pattern(round, 0) : round + (uint64_t)i);
+            wrong += order_hand(HAND_PEEK, u(AT(pages + i) + 5)) !=
+                     (long)pattern(round, 5);
+        }
+    }
+    squeezed_enough = true;
+    pthread_join(thread, &died);
+    check(!died, "%s", died ? (char *)died : "");
+    check_is(wrong, 0, "words that differ in round %ld", (long)round / 2);
+    check(swapped_out() > before, "nothing was swapped");
+    printf("%ld rounds, %ld pages swapped out\n", (long)round / 2,
+           swapped_out() - before);
+    finish();
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 &&
         (!strcmp(argv[1], "follow") || !strcmp(argv[1], "bury"))) {
         return fused_follow(argv[1][0] == 'b');
     }
+    if (argc == 4 && !strcmp(argv[1], "press")) {
+        lead(argv[2]);
+        pressed(atoi(argv[3]));
+        dismiss();
+        return report();
+    }
     if (argc != 3 ||
         (strcmp(argv[1], "lead") && strcmp(argv[1], "figures") &&
          strcmp(argv[1], "lose"))) {
         fprintf(stderr, "usage: %s follow | bury | lead NODE | figures NODE | "
-                        "lose NODE\n",
+                        "lose NODE | press NODE SECONDS\n",
                 argv[0]);
         return 2;
     }

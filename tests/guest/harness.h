@@ -32,6 +32,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -299,6 +300,40 @@ static inline long poke(volatile void *at, uint64_t value)
 }
 
 #define SIGNALLED(sig) (-1000 - (sig))
+
+/* Memory pressure: fill and drop as much memory as there is free and some more. */
+static inline int squeeze(void)
+{
+    const size_t more = 40 << 20;
+    struct sysinfo si;
+    size_t size;
+    int status;
+    pid_t pid;
+
+    sysinfo(&si);
+    size = (si.freeram + si.bufferram) * si.mem_unit;
+    size += si.freeswap * si.mem_unit / 2 < more
+                ? si.freeswap * si.mem_unit / 2
+                : more;
+    fflush(stdout);
+    pid = fork();
+    if (pid == 0) {
+        volatile char *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (p == MAP_FAILED) {
+            _exit(1);
+        }
+        for (size_t i = 0; i < size; i += PAGE) {
+            *(volatile size_t *)(p + i) = i + 1;
+        }
+        _exit(0);
+    }
+    if (waitpid(pid, &status, 0) != pid) {
+        return -1;
+    }
+    return status;
+}
 
 /* ---- orders ---- */
 

@@ -6,43 +6,7 @@
  */
 #include "harness.h"
 
-#include <sys/sysinfo.h>
-
 #define RW (PROT_READ | PROT_WRITE)
-
-/* Fill and drop as much memory as there is free and some more. */
-static int squeeze(void)
-{
-    const size_t more = 40 << 20;
-    struct sysinfo si;
-    size_t size;
-    int status;
-    pid_t pid;
-
-    sysinfo(&si);
-    size = (si.freeram + si.bufferram) * si.mem_unit;
-    size += si.freeswap * si.mem_unit / 2 < more
-                ? si.freeswap * si.mem_unit / 2
-                : more;
-    fflush(stdout);
-    pid = fork();
-    if (pid == 0) {
-        volatile char *p = mmap(NULL, size, RW, MAP_PRIVATE | MAP_ANONYMOUS,
-                                -1, 0);
-
-        if (p == MAP_FAILED) {
-            _exit(1);
-        }
-        for (size_t i = 0; i < size; i += PAGE) {
-            *(volatile size_t *)(p + i) = i + 1;
-        }
-        _exit(0);
-    }
-    if (waitpid(pid, &status, 0) != pid) {
-        return -1;
-    }
-    return status;
-}
 
 int main(int argc, char **argv)
 {
