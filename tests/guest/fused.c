@@ -18,7 +18,7 @@
 #define SPAN (1ul << 30)
 #define R (PROT_READ)
 #define RW (PROT_READ | PROT_WRITE)
-#define AT(page) ((volatile uint64_t *)(BASE + (page)*PAGE))
+#define AT(page) ((volatile uint64_t *)(BASE + PAGE * (page)))
 
 /* ---- orders to the follower ---- */
 
@@ -911,6 +911,25 @@ static void on_leave(int sig)
     pthread_exit(NULL);
 }
 
+/* Lines of our process in the list of threads, and how many run at @at. */
+static int listed(unsigned at, int *ret_there)
+{
+    const char *line = slurp("/proc/chimera/tasks");
+    unsigned node, where;
+    int pid, tid, n = 0;
+
+    *ret_there = 0;
+    while ((line = strchr(line, '\n'))) {
+        line++;
+        if (sscanf(line, "%u %d %d %u", &node, &pid, &tid, &where) == 4 &&
+            node == self_node() && pid == getpid()) {
+            n++;
+            *ret_there += where == at;
+        }
+    }
+    return n;
+}
+
 /* No handler runs here while its thread runs there; nobody sees EINTR. */
 static void test_signals(void)
 {
@@ -918,6 +937,7 @@ static void test_signals(void)
     struct adder a = { .at = AT(0), .remote = true };
     int64_t until;
     uint64_t last;
+    int running;
 
     anon_at(AT(0), 101);
     sig_count = AT(0);
@@ -936,6 +956,8 @@ static void test_signals(void)
         }
         check_is(sig_seen, i + 1, "handled");
     }
+    check_is(listed(peer, &running), 2, "threads in the list");
+    check_is(running, 1, "threads there in the list");
     check_is(sig_moved, 0, "handlers that saw it run");
     check_is(sig_exchange, -EBUSY, "EXCHANGE from a handler");
     *AT(100) = 1;

@@ -404,7 +404,9 @@ static long home_attach(struct fused_home *home,
 		err = -EHOSTDOWN;
 	else if (!peer || !peer->joined)
 		err = -ENOTCONN;
-	else if (!(chan = chan_alloc(peer)))
+	else
+		chan = chan_alloc(peer);
+	if (!err && !chan)
 		err = -EAGAIN;
 	spin_unlock_irq(&home->lock);
 	if (err)

@@ -41,6 +41,7 @@ struct mirror_chan *serve_chan(struct fused_mirror *m)
 /* Text of the stub's own? @pc may stand behind its last instruction. */
 static bool is_native(struct fused_mirror *m, unsigned long pc)
 {
+	/* pairs with serve_native(): the ranges that count are complete */
 	unsigned int nr = smp_load_acquire(&m->nr_native);
 
 	for (unsigned int i = 0; i < nr; i++)
@@ -490,6 +491,7 @@ static long serve_native(struct fused_mirror *m,
 		err = -ENOSPC;
 	} else {
 		m->native[m->nr_native] = req;
+		/* pairs with is_native() */
 		smp_store_release(&m->nr_native, m->nr_native + 1);
 	}
 	spin_unlock_irq(&m->lock);
