@@ -96,6 +96,9 @@ void chimera_configure(char **envp)
             chimera_die("CHIMERA_TRACE: 0 or 1");
         }
         chimera_tracing = *s == '1';
+        if (chimera_tracing) {
+            chimera_trace_start();
+        }
     }
     if (every || mean) {
         __chimera_flag = 1;

@@ -325,6 +325,7 @@ int chimera_control_take(struct thread *t);
 
 /* trace.c */
 extern bool chimera_tracing;
+void chimera_trace_start(void);
 void chimera_trace(struct thread *t, int from, int to, const char *how);
 
 /* arena.c: the shared address space of pipe mode */

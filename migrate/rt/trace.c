@@ -54,16 +54,12 @@ static uint64_t nr_symbols, strings_bytes;
 static const char *strings;
 
 /* The program runs, so its headers are right; it may have no symbols. */
-static void load_symbols(void)
+void chimera_trace_start(void)
 {
-    static uint32_t once;
     const struct ehdr *eh;
     const struct shdr *sh;
     long fd, len, p;
 
-    if (__atomic_exchange_n(&once, 1, __ATOMIC_ACQ_REL)) {
-        return;
-    }
     fd = chimera_native_syscall(NR_OPENAT, AT_FDCWD, (long)"/proc/self/exe",
                                 O_CLOEXEC, 0, 0, 0);
     if (fd < 0) {
@@ -83,9 +79,7 @@ static void load_symbols(void)
             strings = (const char *)p + sh[sh[i].link].offset;
             strings_bytes = sh[sh[i].link].size;
             nr_symbols = sh[i].size / sizeof(*symbols);
-            __atomic_store_n(&symbols,
-                             (const struct sym *)(p + sh[i].offset),
-                             __ATOMIC_RELEASE);
+            symbols = (const struct sym *)(p + sh[i].offset);
         }
     }
 }
@@ -93,7 +87,7 @@ static void load_symbols(void)
 /* The function whose clone is at @address, without "$resume" */
 static char *put_name(char *to, char *end, uint64_t address)
 {
-    const struct sym *s = __atomic_load_n(&symbols, __ATOMIC_ACQUIRE);
+    const struct sym *s = symbols;
 
     for (uint64_t i = 0; s && i < nr_symbols; i++) {
         const char *name = strings + s[i].name;
@@ -125,7 +119,6 @@ void chimera_trace(struct thread *t, int from, int to, const char *how)
     if (how) {
         p = chimera_put_text(chimera_put_text(p, " "), how);
     } else {
-        load_symbols();
         p = chimera_put_text(p, " in ");
         p = put_name(p, end, (uint64_t)__chimera_table[inner->fn].resume);
     }
