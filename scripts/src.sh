@@ -243,9 +243,11 @@ overlay_files() {  # TREE - lines "PATH-IN-TREE FILE"
     [ ! -d "$files" ] || (cd "$files" && find . -type f ! -name '*~' ! -name '.*.sw?' |
         sed -E "s,^\./(.*),\1 $files/\1,")
     if [ "$1" = qemu ]; then
-        # The device's ABI has one text, the kernel's.
+        # An ABI has one text, the kernel's.
         echo "include/standard-headers/linux/virtio_fabric.h" \
             "$top/guest-kernel/files/include/uapi/linux/virtio_fabric.h"
+        echo "include/standard-headers/asm-x86/tcg_para.h" \
+            "$top/guest-kernel/files/arch/x86/include/uapi/asm/tcg_para.h"
     fi
 }
 
