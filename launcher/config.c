@@ -40,6 +40,7 @@ static const char *const isa_names[] = { "x86_64", "aarch64", NULL };
 static const char *const accel_names[] = { "auto", "tcg", "kvm", NULL };
 static const char *const coherence_names[] = { "shared", "dsm", NULL };
 static const char *const network_names[] = { "none", "user", NULL };
+static const char *const tlb_shootdown_names[] = { "ipi", "paravirt", NULL };
 static const char *const bool_names[] = { "false", "true", NULL };
 
 const char *isa_name(enum isa isa)
@@ -60,6 +61,11 @@ const char *coherence_name(enum coherence coherence)
 const char *network_name(enum network network)
 {
     return network_names[network];
+}
+
+const char *tlb_shootdown_name(enum tlb_shootdown tlb_shootdown)
+{
+    return tlb_shootdown_names[tlb_shootdown];
 }
 
 bool config_name_is_valid(const char *name)
@@ -136,6 +142,7 @@ WORD_PARSER(value_isa, enum isa, isa_names)
 WORD_PARSER(value_accel, enum accel, accel_names)
 WORD_PARSER(value_coherence, enum coherence, coherence_names)
 WORD_PARSER(value_network, enum network, network_names)
+WORD_PARSER(value_tlb_shootdown, enum tlb_shootdown, tlb_shootdown_names)
 WORD_PARSER(value_bool, bool, bool_names)
 
 static char *value_name(const char *value, const char *dir, void *field)
@@ -301,6 +308,7 @@ static const struct key_spec node_keys[] = {
     { "accel", value_accel, N(accel) },
     { "cpu-model", value_cpu_model, N(cpu_model) },
     { "cpu-affinity", value_affinity, N(cpu_affinity) },
+    { "tlb-shootdown", value_tlb_shootdown, N(tlb_shootdown) },
     { "kernel", value_path, N(kernel) },
     { "initrd", value_path, N(initrd) },
     { "append", value_append, N(append) },
@@ -563,6 +571,15 @@ static void parse_node(struct parser *p, const struct group *g)
                   "found without a network; it needs network=user "
                   "in [%s]",
                   g->name);
+    }
+    if (n->tlb_shootdown == TLB_SHOOTDOWN_PARAVIRT && n->isa != ISA_X86_64) {
+        add_error(p,
+                  GPOINTER_TO_UINT(
+                      g_hash_table_lookup(g->keys, "tlb-shootdown")),
+                  "tlb-shootdown",
+                  "found paravirt; allowed: ipi, for %s processors flush each "
+                  "other's TLBs by themselves",
+                  isa_name(n->isa));
     }
     for (const char *const *k =
              (const char *const[]){ "kernel", "initrd", NULL };

@@ -110,7 +110,11 @@ static void add_machine(GPtrArray *argv, const struct qemu_spec *spec)
     if (!cpu) {
         cpu = spec->accel == ACCEL_KVM ? "host" : "max";
     }
-    add(argv, "-cpu", "%s", cpu);
+    add(argv, "-cpu", "%s%s", cpu,
+        spec->accel == ACCEL_TCG &&
+                n->tlb_shootdown == TLB_SHOOTDOWN_PARAVIRT
+            ? ",tcg-tlb-flush=on"
+            : "");
     add(argv, "-smp", "%u", n->cpus);
     add(argv, "-m", "%" PRIu64 "M", n->memory_bytes >> 20);
 }

@@ -54,8 +54,8 @@ static const struct {
       "m.conf:3:memroy: unknown key; did you mean 'memory'?" },
     { "unknown-key-far", NODE "colour=red\n",
       "m.conf:3:colour: unknown key; allowed in [node a]: isa, cpus, memory, "
-      "accel, cpu-model, cpu-affinity, kernel, initrd, append, network, "
-      "forward" },
+      "accel, cpu-model, cpu-affinity, tlb-shootdown, kernel, initrd, append, "
+      "network, forward" },
     { "key-of-other-group", "[machine]\ncpus=1\n" NODE,
       "m.conf:2:cpus: unknown key; allowed in [machine]: name, coherence, "
       "share, share-readonly, boot-timeout, overcommit, heartbeat-ms, "
@@ -112,6 +112,11 @@ static const struct {
     { "affinity-text", NODE "cpu-affinity=all\n",
       "m.conf:3:cpu-affinity: found 'all'; allowed: host CPUs such as 0-3 or "
       "0,2, none twice" },
+    { "tlb-shootdown", NODE "tlb-shootdown=none\n",
+      "m.conf:3:tlb-shootdown: found 'none'; allowed: ipi or paravirt" },
+    { "tlb-shootdown-arm", "[node a]\nisa=aarch64\ntlb-shootdown=paravirt\n",
+      "m.conf:3:tlb-shootdown: found paravirt; allowed: ipi, for aarch64 "
+      "processors flush each other's TLBs by themselves" },
     { "kernel-empty", NODE "kernel=\n",
       "m.conf:3:kernel: found ''; allowed: a path" },
     { "append-control", NODE "append=a\\nb\n",
@@ -208,6 +213,7 @@ static void test_full(void)
                                "accel=kvm\n"
                                "cpu-model=qemu64,+ssse3\n"
                                "cpu-affinity=4,0-2\n"
+                               "tlb-shootdown=paravirt\n"
                                "kernel=k/vmlinuz\n"
                                "initrd=/abs/initrd\n"
                                "append=debug loglevel=7\n"
@@ -236,6 +242,7 @@ static void test_full(void)
     g_assert_cmpint(x86->accel, ==, ACCEL_KVM);
     g_assert_cmpstr(x86->cpu_model, ==, "qemu64,+ssse3");
     g_assert_cmpstr(cpus, ==, "0-2,4");
+    g_assert_cmpint(x86->tlb_shootdown, ==, TLB_SHOOTDOWN_PARAVIRT);
     g_assert_cmpstr(x86->kernel, ==, "/etc/m/k/vmlinuz");
     g_assert_cmpstr(x86->initrd, ==, "/abs/initrd");
     g_assert_cmpstr(x86->append, ==, "debug loglevel=7");
@@ -265,6 +272,7 @@ static void test_defaults(void)
     g_assert_cmpint(n->accel, ==, ACCEL_AUTO);
     g_assert_null(n->cpu_model);
     g_assert_null(n->cpu_affinity);
+    g_assert_cmpint(n->tlb_shootdown, ==, TLB_SHOOTDOWN_IPI);
     g_assert_cmpint(n->network, ==, NETWORK_NONE);
     g_assert_cmpstr(n->append, ==, "");
     g_assert_true(g_str_has_suffix(n->kernel, "/images/x86_64/kernel"));

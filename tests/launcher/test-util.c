@@ -342,6 +342,7 @@ static void test_qemu_argv(void)
     g_assert_cmpstr(value_of(x, "-name", 0), ==, "m/x");
     g_assert_cmpstr(value_of(x, "-M", 0), ==, "q35,memory-backend=ram");
     g_assert_cmpstr(value_of(x, "-bios", 0), ==, "qboot.rom");
+    g_assert_cmpstr(value_of(x, "-cpu", 0), ==, "max");
     g_assert_cmpstr(value_of(x, "-smp", 0), ==, "2");
     g_assert_cmpstr(value_of(x, "-m", 0), ==, "128M");
     /* a comma in a path is written twice inside an option */
@@ -366,6 +367,25 @@ static void test_qemu_argv(void)
                     "chimera.share=/mnt/share");
 }
 
+static void test_qemu_tlb_shootdown(void)
+{
+    static const char text[] = "[machine]\nname=m\n"
+                               "[node x]\nisa=x86_64\ncpu-model=Nehalem\n"
+                               "tlb-shootdown=paravirt\n";
+    g_autoptr(MachineConfig) c =
+        config_parse("m.conf", text, strlen(text), NULL);
+    struct qemu_spec spec = { .config = c,
+                              .accel = ACCEL_TCG,
+                              .run_path = "/run",
+                              .machine_uuid = "U" };
+    g_auto(GStrv) tcg = qemu_argv(&spec);
+    g_auto(GStrv) kvm = (spec.accel = ACCEL_KVM, qemu_argv(&spec));
+
+    g_assert_cmpstr(value_of(tcg, "-cpu", 0), ==, "Nehalem,tcg-tlb-flush=on");
+    /* It is TCG's; KVM has a remedy of its own. */
+    g_assert_cmpstr(value_of(kvm, "-cpu", 0), ==, "Nehalem");
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -379,5 +399,6 @@ int main(int argc, char **argv)
     g_test_add_func("/rundir", test_rundir);
     g_test_add_func("/rundir/root", test_runtime_root);
     g_test_add_func("/qemu/argv", test_qemu_argv);
+    g_test_add_func("/qemu/tlb-shootdown", test_qemu_tlb_shootdown);
     return g_test_run();
 }
