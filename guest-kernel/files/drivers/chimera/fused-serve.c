@@ -31,6 +31,9 @@
 
 #include "fused.h"
 
+/* How soon a thread that should end and is in the stub's text is looked at. */
+#define SERVE_AGAIN	(HZ / 10)
+
 struct mirror_chan *serve_chan(struct fused_mirror *m)
 {
 	struct chimera_task *t = current->chimera;
@@ -75,9 +78,24 @@ void serve_poke_all(struct fused_mirror *m)
 	wake_up_all(&m->accept_wait);
 }
 
+/* Look again at threads that were in the stub's text when theirs ended. */
+static void serve_again_work(struct work_struct *work)
+{
+	struct fused_mirror *m = container_of(to_delayed_work(work),
+					      struct fused_mirror, again_work);
+
+	spin_lock_irq(&m->lock);
+	for (unsigned int i = 0; i < CHIMERA_FUSED_CHANNELS; i++)
+		if (m->chan[i].task && serve_over(&m->chan[i]))
+			serve_poke(&m->chan[i]);
+	spin_unlock_irq(&m->lock);
+	mirror_put(m);
+}
+
 /*
  * The serving thread, on its way to user mode. Text of the stub hears of the
- * end by EPIPE; everything else is home's and has nothing left to do.
+ * end by EPIPE, or may be about to jump to home's; everything else is home's
+ * and has nothing left to do.
  */
 static void serve_poked(struct callback_head *work)
 {
@@ -106,6 +124,9 @@ static void serve_poked(struct callback_head *work)
 	}
 	if (!is_native(m, instruction_pointer(current_pt_regs()) + 1))
 		do_exit(0);
+	mirror_get(m);
+	if (!queue_delayed_work(chimera_wq, &m->again_work, SERVE_AGAIN))
+		mirror_put(m);
 }
 
 /* END goes to home; the channel is free if home has said CLOSE. */
@@ -521,6 +542,7 @@ long serve_ioctl(struct fused_mirror *m, unsigned int cmd, unsigned long arg)
 void serve_init(struct fused_mirror *m)
 {
 	INIT_WORK(&m->end_work, serve_end_work);
+	INIT_DELAYED_WORK(&m->again_work, serve_again_work);
 	INIT_LIST_HEAD(&m->offers);
 	init_waitqueue_head(&m->accept_wait);
 	for (unsigned int i = 0; i < CHIMERA_FUSED_CHANNELS; i++) {

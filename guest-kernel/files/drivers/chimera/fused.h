@@ -204,6 +204,7 @@ struct fused_mirror {
 	struct work_struct inval_work;
 	struct mirror_inval inval[CHIMERA_FUSED_INVALS];
 	struct work_struct end_work;
+	struct delayed_work again_work;
 	struct list_head offers;
 	wait_queue_head_t accept_wait;
 	unsigned int nr_native;
