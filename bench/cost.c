@@ -187,7 +187,7 @@ int main(int argc, char **argv)
         output = bench_run(list, COST_TIMEOUT_S, NULL, &error);
         bench_check(error);
     }
-    kernels = g_strsplit_set(g_strstrip(output), " \n", -1);
+    kernels = g_strsplit_set(g_strstrip(output), "\n ", -1);
     for (char **kernel = kernels; *kernel; kernel++) {
         GArray *ms[NR_MODES];
         g_autofree char *checksum = NULL;
