@@ -410,6 +410,15 @@ class Migration(MachineTest):
         for config in (self.x86_first(), self.arm_first()):
             self.matrix(config, "X=1 CHIMERA_EVERY=3", "memory")
 
+    def test_threads(self):
+        """Two processes of eight threads at once, homes on different ISAs."""
+        out = self.migrating(
+            "onnode 1 ./test/run X=1 CHIMERA_RANDOM=5,6 -- stress threads & "
+            "./test/run X=1 CHIMERA_RANDOM=7,8 -- stress threads; a=$?; "
+            "wait $!; exit $((a | $?))", code=None)
+        self.assert_summary(out)
+        self.assertEqual(out.count(" passed, 0 failed"), 2, out)
+
     def test_requests(self):
         """chimera-migrate moves a thread there and back."""
         out = self.migrating(

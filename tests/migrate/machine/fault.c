@@ -30,7 +30,7 @@ static void repair(int sig, siginfo_t *info, void *context)
     mprotect(page, 4096, PROT_READ | PROT_WRITE);
 }
 
-static void on_alarm(int sig)
+static void on_alarm(int sig, siginfo_t *info, void *context)
 {
     siglongjmp(back, sig);
 }
@@ -125,7 +125,7 @@ int main(void)
         printf("repaired %d, code %d\n", page[5], code);
         page[5] = 0;
 
-        signal(SIGALRM, on_alarm);
+        handle(SIGALRM, on_alarm);
         sig = sigsetjmp(back, 1);
         if (!sig) {
             alarm_ms(50);
