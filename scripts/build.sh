@@ -94,7 +94,8 @@ make_host() {
 
 host_inputs() {
     hash_paths "$top/meson.build" "$top/meson.options" "$top/dsm-backend" "$top/launcher" \
-        "$top/tests" "$top/bench" "$top/guest-kernel/files/include" "$top/guest-user/include"
+        "$top/tests" "$top/bench" "$top/guest-kernel/files/include" "$top/guest-user/include" \
+        "$top/isa-configs"
 }
 
 do_host() {
