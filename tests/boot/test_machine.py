@@ -477,6 +477,55 @@ class Migration(MachineTest):
         self.assertEqual(there.returncode, 128 + signal.SIGBUS)
 
 
+class Shootdown(MachineTest):
+    """What one processor unmaps, no other one accesses any more."""
+
+    # CHIMERA_SHOOTDOWN_ROUNDS=1000000 is the long run.
+    rounds = os.environ.get("CHIMERA_SHOOTDOWN_ROUNDS", "1500")
+
+    def shootdown(self, letter, cpus, node, code=0):
+        text = write_config("boot-shootdown", letter, node=node)
+        with open(text, encoding="utf-8") as f:
+            config = f.read().replace("cpus=1", f"cpus={cpus}")
+        with open(text, "w", encoding="utf-8") as f:
+            f.write(config)
+        isa = {"x": "x86_64", "a": "aarch64"}[letter]
+        return self.run_guest(
+            "grep TLB: /proc/interrupts; "
+            f"./{isa}/shootdown --rounds {self.rounds}; a=$?; "
+            "grep TLB: /proc/interrupts; exit $a", config=text, code=code,
+            timeout=BOOT_S + int(self.rounds) // 50)
+
+    def interrupts(self, output):
+        """TLB shootdowns by interrupt while the program ran."""
+        before, after = (sum(map(int, re.findall(r" (\d+)", line))) for line in
+                         re.findall(r"TLB:.*", output))
+        return after - before
+
+    def test_ipi(self):
+        for cpus in (2, 4):
+            out = self.shootdown("x", cpus, "tlb-shootdown=ipi")
+            self.assert_summary(out)
+            self.assertGreater(self.interrupts(out), 100, out)
+
+    def test_paravirt(self):
+        for cpus in (2, 4):
+            out = self.shootdown("x", cpus, "tlb-shootdown=paravirt")
+            self.assert_summary(out)
+            # Only between the kernel's look at lazy processors and the flush
+            self.assertLess(self.interrupts(out), 100, out)
+
+    def test_omitted(self):
+        """Without the other processors' flush the program must notice."""
+        out = self.shootdown("x", 2, "tlb-shootdown=paravirt\n"
+                             "cpu-model=max,x-tcg-tlb-flush-local=on", code=1)
+        self.assertRegex(out, r"(?m)^FAILED: round \d+, ", out)
+
+    def test_arm(self):
+        """There a processor's TLBI reaches all others: nothing to choose."""
+        self.assert_summary(self.shootdown("a", 4, ""))
+
+
 class Configurations(MachineTest):
     def test_cpus(self):
         """1..8 CPUs a node; one CPU must not lose atomicity either."""
