@@ -112,7 +112,7 @@ bool dsm_idle_wait(CPUState *cpu)
         .fd = event_notifier_get_fd(&dsm_idle.kick), .events = POLLIN,
     };
 
-    /* Pairs with dsm_idle_kick(): it sees us, or we see what it is about. */
+    /* Pairs with dsm_idle_kick(): it sees us, or we see its reason. */
     qatomic_set_mb(&dsm_idle.cpu, cpu);
     if (cpu_thread_is_idle(cpu)) {
         dsm_idle_arm(false);
@@ -138,7 +138,7 @@ bool dsm_idle_wait(CPUState *cpu)
 
 void dsm_idle_kick(CPUState *cpu)
 {
-    smp_mb();
+    smp_mb(); /* Pairs with qatomic_set_mb() in dsm_idle_wait(). */
     if (qatomic_read(&dsm_idle.cpu) == cpu) {
         event_notifier_set(&dsm_idle.kick);
     }
