@@ -114,6 +114,17 @@ def frame(kind, session=0, stream=0, payload=b''):
                        len(payload)) + payload
 
 
+def prepare():
+    """As the agent does: what a test run ignores, the program does not."""
+    for number in signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def prepare_terminal():
+    prepare()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Session:
     """One program; its pipes are read as far as the window allows."""
 
@@ -142,7 +153,7 @@ class Session:
                 self.child = subprocess.Popen(
                     args, stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
                     env=env, start_new_session=True,
-                    preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                    preexec_fn=prepare_terminal)
                 os.close(slave)
                 self.stdin = self.master
                 self.fds = {1: self.master}
@@ -150,7 +161,7 @@ class Session:
                 self.child = subprocess.Popen(
                     args, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE, cwd=cwd, env=env,
-                    start_new_session=True)
+                    start_new_session=True, preexec_fn=prepare)
                 self.stdin = self.child.stdin.fileno()
                 self.fds = {1: self.child.stdout.fileno(),
                             2: self.child.stderr.fileno()}
