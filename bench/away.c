@@ -39,8 +39,8 @@ static GArray *collect(const char *output, const char *first,
     for (char **line = lines; *line; line++) {
         g_auto(GStrv) words = g_strsplit(*line, " ", -1);
 
-        if (g_strv_length(words) < 3 || strcmp(words[0], first) ||
-            strcmp(words[1], second)) {
+        if (g_strv_length(words) < 3 || !g_str_equal(words[0], first) ||
+            !g_str_equal(words[1], second)) {
             continue;
         }
         for (char **word = words + 2; *word; word++) {
