@@ -27,6 +27,11 @@
 const struct carrier *chimera_carrier;
 extern int __chimera_flag;
 
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
 static uint64_t stack_pointer(void)
 {
     uint64_t sp;
