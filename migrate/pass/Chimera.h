@@ -115,7 +115,7 @@ struct Runtime {
   llvm::IntegerType *I8, *I32, *I64;
   llvm::StructType *Row;
   llvm::GlobalVariable *Table;
-  llvm::FunctionCallee Next, Throw, Arrived, Resume;
+  llvm::FunctionCallee Next, Throw, Arrived;
   llvm::Constant *Personality;
   std::vector<llvm::Constant *> Rows;
   std::map<std::pair<llvm::Type *, int>, llvm::Function *> Returns;

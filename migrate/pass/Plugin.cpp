@@ -37,7 +37,6 @@ Runtime::Runtime(Module &M, unsigned NumFunctions)
   Next = M.getOrInsertFunction("__chimera_next", Void, Ptr);
   Throw = M.getOrInsertFunction("__chimera_throw", Void, Ptr);
   Arrived = M.getOrInsertFunction("__chimera_arrived", Void);
-  Resume = M.getOrInsertFunction("__chimera_resume", Void, Ptr);
   for (FunctionCallee F : {Next, Throw, Arrived}) {
     auto *Fn = cast<Function>(F.getCallee());
     Fn->addFnAttr(Attribute::Cold);

@@ -18,15 +18,10 @@
  *     stack but save blocks and pads, which do not write below their frames:
  *     objects in the captured frames stay as they are.  Signals are blocked.
  *  2. Code that runs while frames are away starts below t->limit[ISA], which is
- *     at or below every frame that stays and, while a run lasts, every object of
- *     the frames that it was given (REC_LOW).
+ *     at or below every object of a captured frame (REC_LOW) and every frame
+ *     that stays.
  *  3. The buffer may be overwritten once the innermost frame has been resumed
  *     (__chimera_arrived); until then t->busy keeps polls from capturing.
- *  4. A clone is called where it was called before on the ISA (REC_PLACE).  All
- *     that is kept of frames inside it was made by calls from there, so lies
- *     below it; what is free in between is used again when it is the innermost.
- *     So the stack does not grow with the number of hops.  A frame that has not
- *     been resumed on the ISA, and all inside it, start below all that is kept.
  */
 
 #include "thread.h"
@@ -46,9 +41,6 @@ const struct transport *chimera_transport;
 #define SIG_BLOCK_ALL (~0ull)
 #define NR_RT_SIGPROCMASK 14    /* canonical numbers are those of x86_64 */
 #define SIG_SETMASK 2
-
-/* More than the frame of an f$entry and what __chimera_resume() needs. */
-#define ENTRY_BYTES (96 + SHIFT_BYTES)
 
 void chimera_block_signals(struct thread *t)
 {
@@ -182,10 +174,7 @@ static void start_record(struct thread *t, struct record *rec,
                          struct record *inner)
 {
     rec->inner = inner;
-    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        rec->low[i] = REC_LOW_NONE;
-        rec->place[i] = 0;
-    }
+    rec->low[0] = rec->low[1] = REC_LOW_NONE;
     t->record = rec;
 }
 
@@ -249,7 +238,7 @@ _Noreturn static void finish_segment(struct thread *t, struct record *outer)
         t->record = outer;
         chimera_leave(run->sp, RUN_CAPTURED);
     }
-    t->limit[ISA_HERE] = base.sp;
+    t->limit[ISA_HERE] = min_u64(base.sp, t->low[ISA_HERE]);
     void (*ret)(const void *) = __chimera_table[outer->fn].return_value;
 
     t->record = outer;
@@ -279,12 +268,6 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
     if (!chimera_unwind(&t->ctx)) {
         chimera_die("a captured frame has no unwind information");
     }
-    /* A clone in whose frame objects are kept cannot have it back. */
-    rec->place[ISA_HERE] =
-        (rec->flags & (REC_F_CARRIED | REC_F_FRAME)) == REC_F_CARRIED
-            ? t->ctx.sp
-            : 0;
-    chimera_unwind_shift(&t->ctx);
     pad = chimera_landing_pad(t->ctx.pc);
     if (!pad || t->nr_frames >= max_frames ||
         (unsigned char *)end + REC_MAX_BYTES > t->buffer + t->buffer_bytes) {
@@ -294,54 +277,31 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
     chimera_enter_pad(&t->ctx, pad, t->record);
 }
 
-/*
- * Says of the frames in the buffer where their clones are to be called, and
- * returns where the outermost one's f$entry is.  @start: all below is free, but
- * for what the frames keep.
- */
-static uint64_t place(struct thread *t, uint64_t start)
-{
-    const uint64_t low = t->low[ISA_HERE];
-    struct record *rec = t->record;
-    uint64_t p = rec->place[ISA_HERE], at;
-    bool again = p && p + ENTRY_BYTES <= min_u64(start, rec->low[ISA_HERE]);
-
-    start = again ? p + ENTRY_BYTES : min_u64(start, low) & ~15ull;
-    at = rec->at = start - ENTRY_BYTES;
-    while ((rec = rec->inner)) {
-        p = rec->place[ISA_HERE];
-        again = again && p && p <= at;
-        at = again ? p : min_u64(at, low - SHIFT_BYTES) & ~15ull;
-        rec->at = at;
-    }
-    return start;
-}
-
 enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
 {
     struct run run = { .up = t->run[ISA_HERE], .asked = asked };
-    uint64_t usp = t->usp[ISA_HERE];
+    uint64_t limit[CHIMERA_ISA_COUNT], usp = t->usp[ISA_HERE];
     struct record *outer = t->record;
     int end;
 
     /* What the records keep is kept until the run ends, on every ISA. */
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        run.limit[i] = t->limit[i];
-        t->limit[i] = min_u64(run.limit[i], t->low[i]);
+        limit[i] = t->limit[i];
+        t->limit[i] = min_u64(limit[i], t->low[i]);
     }
-    start = place(t, start);
+    start = min_u64(start, t->low[ISA_HERE]);
     t->run[ISA_HERE] = &run;
     t->here = chimera_node;
     chimera_unblock_signals(t);
     end = chimera_call_on(__chimera_table[outer->fn].entry, outer, t->result,
-                          start, &run.sp, &t->usp[ISA_HERE]);
+                          start & ~15ull, &run.sp, &t->usp[ISA_HERE]);
     t = __chimera_self;
     if (end == RUN_RETURNED) {
         chimera_block_signals(t);
     }
     t->run[ISA_HERE] = run.up;
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        t->limit[i] = run.limit[i];
+        t->limit[i] = limit[i];
     }
     t->usp[ISA_HERE] = usp;
     return end;
@@ -396,9 +356,6 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
                 chimera_leave(run->sp, RUN_JUMPED);
             }
             t->run[ISA_HERE] = run->up;
-            for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-                t->limit[i] = run->limit[i];
-            }
         }
         if (!target || !target->away) {
             t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];

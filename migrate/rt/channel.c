@@ -251,7 +251,7 @@ static void channel_carry(struct thread *t, uint64_t base_sp,
 
         if (t->target != chimera_node &&
             (peer || chimera_carrier->attach(t, t->target))) {
-            t->limit[ISA_HERE] = base_sp;
+            t->limit[ISA_HERE] = min_u64(base_sp, t->low[ISA_HERE]);
             end = run_on(t, peer ? chimera_home : t->target);
         } else {
             if (t->target == t->want && t->want != chimera_node) {
