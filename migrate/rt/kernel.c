@@ -42,7 +42,6 @@
 #define SIG_UNBLOCK     1
 #define SIG_SETMASK     2
 #define SIGBUS          7
-#define EINTR           4
 #define EINVAL          22
 #define ENOTTY          25
 
@@ -65,16 +64,6 @@ static int home_fd = -1;
 static uint64_t home_id, home_secret;
 static uint32_t lock_word;      /* 0 free, 1 held, 2 held and waited for */
 static const char *passed_on[3];        /* settings that peers get */
-
-static long sys(long n, long a, long b, long c, long d, long e, long f)
-{
-    long r;
-
-    do {
-        r = chimera_native_syscall(n, a, b, c, d, e, f);
-    } while (r == -EINTR);
-    return r;
-}
 
 static void lock(void)
 {

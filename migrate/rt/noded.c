@@ -22,20 +22,9 @@
 #define SOCK_CLOEXEC    02000000
 #define F_DUPFD_CLOEXEC 1030
 #define POLLIN          1
-#define EINTR           4
 
 /* Descriptors of ours stay away from those that programs count on. */
 #define FD_FROM 700
-
-static long sys(long n, long a, long b, long c, long d, long e)
-{
-    long r;
-
-    do {
-        r = chimera_native_syscall(n, a, b, c, d, e, 0);
-    } while (r == -EINTR);
-    return r;
-}
 
 static void say(struct peer_process *p, const char *text)
 {
@@ -53,21 +42,21 @@ static int connect_noded(void)
         uint16_t family;
         char path[108];
     } addr = { AF_UNIX, NODED_SOCKET };
-    long fd = sys(NR_SOCKET, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0);
+    long fd = sys(NR_SOCKET, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0, 0);
     long high;
 
     if (fd < 0) {
         return -1;
     }
-    if (sys(NR_CONNECT, fd, (long)&addr, sizeof(addr), 0, 0) < 0) {
-        sys(NR_CLOSE, fd, 0, 0, 0, 0);
+    if (sys(NR_CONNECT, fd, (long)&addr, sizeof(addr), 0, 0, 0) < 0) {
+        sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
         return -1;
     }
-    high = sys(NR_FCNTL, fd, F_DUPFD_CLOEXEC, FD_FROM, 0, 0);
+    high = sys(NR_FCNTL, fd, F_DUPFD_CLOEXEC, FD_FROM, 0, 0, 0);
     if (high < 0) {
         return fd;
     }
-    sys(NR_CLOSE, fd, 0, 0, 0, 0);
+    sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
     return high;
 }
 
@@ -107,7 +96,7 @@ bool chimera_noded_start(struct peer_process *p, int node, const char *file,
         return false;
     }
     m = (struct noded_msg){ .type = NODED_CONNECT, .value = node };
-    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES, 0, 0) < 0) {
+    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES, 0, 0, 0) < 0) {
         say(p, "noded went away");
         return false;
     }
@@ -119,7 +108,7 @@ bool chimera_noded_start(struct peer_process *p, int node, const char *file,
     len = at - (char *)m.data;
     m.type = NODED_REQUEST;
     m.value = len;
-    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES + len, 0, 0) < 0) {
+    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES + len, 0, 0, 0) < 0) {
         say(p, "noded went away");
         return false;
     }
@@ -156,8 +145,8 @@ void chimera_noded_listen(struct peer_process *p, int timeout_ms)
     long n;
 
     while (!p->ended &&
-           sys(NR_PPOLL, (long)&poll, 1, (long)&limit, 0, 0) > 0) {
-        n = sys(NR_READ, p->fd, (long)&m, sizeof(m), 0, 0);
+           sys(NR_PPOLL, (long)&poll, 1, (long)&limit, 0, 0, 0) > 0) {
+        n = sys(NR_READ, p->fd, (long)&m, sizeof(m), 0, 0, 0);
         if (n < NODED_HEADER_BYTES) {
             p->ended = true;
             say(p, "noded went away");
@@ -167,7 +156,7 @@ void chimera_noded_listen(struct peer_process *p, int timeout_ms)
         if (m.type == NODED_EXIT) {
             note_end(p, &m, n);
         } else if (m.type == NODED_DATA && m.stream == 2) {
-            sys(NR_WRITE, 2, (long)m.data, n, 0, 0);
+            sys(NR_WRITE, 2, (long)m.data, n, 0, 0, 0);
         } else if (m.type == NODED_DATA && n > 0) {
             p->ready = true;
             break;

@@ -13,6 +13,7 @@
  * call home at its next poll, and any CALL runs with the thread's own mask.
  */
 
+#include "elf.h"
 #include "thread.h"
 
 #define NR_READ         0
@@ -50,7 +51,6 @@
 #define POLLIN          1
 #define MAP_SHARED_FIXED 0x11
 #define MAP_NORESERVE   0x4000
-#define EINTR           4
 #define SIGCHLD         17
 
 /* Descriptors of ours stay away from those that programs count on. */
@@ -68,16 +68,6 @@ struct attach {
 };
 
 static int memory_fd, control_fd, signal_fd;
-
-static long sys(long n, long a, long b, long c, long d, long e, long f)
-{
-    long r;
-
-    do {
-        r = chimera_native_syscall(n, a, b, c, d, e, f);
-    } while (r == -EINTR);
-    return r;
-}
 
 static void send_message(struct thread *t, const struct message *m)
 {
@@ -291,22 +281,6 @@ _Noreturn void chimera_pipe_peer(const char *where)
 #define PEER_SECTION ".chimera.x86_64"
 #define PEER_COMMAND ""
 #endif
-
-struct ehdr {
-    unsigned char ident[16];
-    uint16_t type, machine;
-    uint32_t version;
-    uint64_t entry, phoff, shoff;
-    uint32_t flags;
-    uint16_t ehsize, phentsize, phnum, shentsize, shnum, shstrndx;
-};
-
-struct shdr {
-    uint32_t name, type;
-    uint64_t flags, addr, offset, size;
-    uint32_t link, info;
-    uint64_t addralign, entsize;
-};
 
 static void read_at(int fd, void *to, uint64_t len, uint64_t offset)
 {

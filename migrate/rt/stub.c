@@ -44,7 +44,6 @@
 #define SIGBUS          7
 #define SIGFPE          8
 #define SIGSEGV         11
-#define EINTR           4
 #define EPIPE           32
 
 #define PAGE            4096ul
@@ -76,16 +75,6 @@ static _Noreturn void fail(const char *what, long error)
     chimera_put_number(chimera_put_text(chimera_put_text(text, what),
                                         ": error "), -error);
     chimera_die(text);
-}
-
-static long sys(long n, long a, long b, long c, long d, long e, long f)
-{
-    long r;
-
-    do {
-        r = chimera_native_syscall(n, a, b, c, d, e, f);
-    } while (r == -EINTR);
-    return r;
 }
 
 /* A slot's memory, above all that is home's. */

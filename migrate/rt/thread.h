@@ -337,6 +337,20 @@ bool chimera_arena_syscall(long n, const long a[6], long *ret);
 /* syscall.c and ISA files */
 long chimera_native_syscall(long n, long a, long b, long c, long d, long e,
                             long f);
+
+#define EINTR 4
+
+/* For the library's own system calls: made again when a signal interrupts. */
+static inline long sys(long n, long a, long b, long c, long d, long e, long f)
+{
+    long r;
+
+    do {
+        r = chimera_native_syscall(n, a, b, c, d, e, f);
+    } while (r == -EINTR);
+    return r;
+}
+
 long chimera_raw_syscall(long n, long a, long b, long c, long d, long e,
                          long f);
 /* Run at home for a thread that is away; all take seven words. */

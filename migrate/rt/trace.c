@@ -9,6 +9,7 @@
  * the program's symbols; in a stripped program it is the address of its clone.
  */
 
+#include "elf.h"
 #include "thread.h"
 
 #define NR_WRITE    1
@@ -25,22 +26,6 @@
 extern const struct table_row __chimera_table[];
 
 bool chimera_tracing;
-
-struct ehdr {
-    unsigned char ident[16];
-    uint16_t type, machine;
-    uint32_t version;
-    uint64_t entry, phoff, shoff;
-    uint32_t flags;
-    uint16_t ehsize, phentsize, phnum, shentsize, shnum, shstrndx;
-};
-
-struct shdr {
-    uint32_t name, type;
-    uint64_t flags, addr, offset, size;
-    uint32_t link, info;
-    uint64_t addralign, entsize;
-};
 
 struct sym {
     uint32_t name;

@@ -5,7 +5,7 @@
  * pages when it is asked for them. A node's memory is shared memory, which
  * most hosts do not (shmem_enabled=never); guests whose working set exceeds
  * the TLB's reach then run up to a tenth slower. MADV_COLLAPSE does not depend
- * on that setting: a thread of low priority applies it to what the guest uses.
+ * on that setting: a thread applies it to what the guest uses.
  *
  * Only huge-page-sized chunks of which most pages exist are collapsed, so that
  * memory which the guest never touched is not allocated. The host's kernel
