@@ -17,7 +17,9 @@
  *  R3 Nothing allocates under window_sem: page tables are there before, and
  *     only neighbours under the same page table are mapped along. So retiring
  *     a window never waits for memory.
- *  R4 attach_lock orders ATTACH and DETACH; both go out in one class, so the
+ *  R4 A segment has one seg_remote, which is on the list as long as it lives:
+ *     a second one's DETACH would take the first one's pages away.
+ *  R5 attach_lock orders ATTACH and DETACH; both go out in one class, so the
  *     home sees them in that order.
  */
 #define pr_fmt(fmt) "chimera: " fmt
@@ -426,6 +428,7 @@ static struct seg_remote *seg_remote_new(struct seg_name *name)
 		return NULL;
 	}
 	kref_init(&r->ref);
+	INIT_LIST_HEAD(&r->link);
 	kobject_get(&name->kobj);
 	r->name = name;
 	r->node = chimera->node[name->home];
@@ -462,12 +465,12 @@ static struct seg_remote *seg_remote_get(struct seg_name *name)
 	r = seg_remote_find(name->home, name->id);
 	if (r)
 		kref_get(&r->ref);
-	/* also takes the unused one off the list again */
-	list_add(&new->link, &seg_remotes);
+	else
+		list_add(&new->link, &seg_remotes);
 	mutex_unlock(&seg_remotes_lock);
 	if (!r)
 		return new;
-	seg_remote_put(new);
+	seg_remote_put(new);	/* never on the list: nobody has seen it */
 	return r;
 }
 
