@@ -28,7 +28,7 @@ _chimera() {
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        _chimera_words "run up down status list exec console validate stats bench help version"
+        _chimera_words "run up down status list exec console migrate validate stats bench help version"
         return
     fi
     case $prev in
@@ -36,11 +36,11 @@ _chimera() {
         compopt -o filenames 2> /dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
         return ;;
-    --name|--node|--env|-e|--cwd|--user) return ;;
+    --name|--node|--home|--env|-e|--cwd|--user) return ;;
     esac
     for ((i = 2; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-        --share|--logs|--name|--node|--env|-e|--cwd|--user) i=$((i + 1)) ;;
+        --share|--logs|--name|--node|--home|--env|-e|--cwd|--user) i=$((i + 1)) ;;
         -*) ;;
         *) operands=$((operands + 1)) ;;
         esac
@@ -57,8 +57,9 @@ _chimera() {
     validate) _chimera_files ;;
     down|status|stats) _chimera_words "$(_chimera_machines)" ;;
     exec|console) [ "$operands" -gt 0 ] || _chimera_words "$(_chimera_nodes)" ;;
+    migrate) [ "$operands" -ne 1 ] || _chimera_words "$(_chimera_nodes)" ;;
     bench) [ "$operands" -gt 0 ] || _chimera_words "$(chimera bench 2> /dev/null)" ;;
-    help) _chimera_words "run up down status list exec console validate stats bench help version" ;;
+    help) _chimera_words "run up down status list exec console migrate validate stats bench help version" ;;
     esac
 }
 

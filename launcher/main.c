@@ -55,6 +55,12 @@ const struct command commands[] = {
       "  --log              print what it has said so far and end\n\n"
       "^] leaves. NODE is a node's name or index, MACHINE/NODE when several "
       "run." },
+    { "migrate", "ask a running program to move to a node", builtin_migrate,
+      "[OPTION] PID[/TID] NODE\n\n"
+      "  --home NODE        where the program was started (default: the first)"
+      "\n\n"
+      "PID, or one thread of it, goes to NODE at its next migration points and "
+      "stays there;\nat its home it moves as it likes again." },
     { "validate", "check configurations without starting anything",
       builtin_validate,
       "[OPTION] CONF...\n\n"

@@ -10,6 +10,7 @@ BUILD/log/boot/TEST.
 
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -29,13 +30,14 @@ def path(*parts):
     return os.path.join(BUILD, *parts)
 
 
-def write_config(name, nodes, machine="", node=""):
+def write_config(name, nodes, machine="", node="", cpus=1):
     """A machine file of NODES, a string like "xaa": one letter a node."""
     isas = {"x": ("x86", "x86_64"), "a": ("arm", "aarch64")}
     text = f"[machine]\nname={name}\n{machine}\n"
     for index, letter in enumerate(nodes):
         prefix, isa = isas[letter]
-        text += f"[node {prefix}{index}]\nisa={isa}\ncpus=1\nmemory=256M\n{node}\n"
+        text += (f"[node {prefix}{index}]\nisa={isa}\ncpus={cpus}\n"
+                 f"memory=256M\n{node}\n")
     with tempfile.NamedTemporaryFile(
             "w", suffix=".conf", prefix=name, delete=False) as f:
         f.write(text)
@@ -419,6 +421,20 @@ class Migration(MachineTest):
         self.assert_summary(out)
         self.assertEqual(out.count(" passed, 0 failed"), 2, out)
 
+    def test_together(self):
+        """4+4 threads on 2+2 CPUs, twice at once, homes on different ISAs.
+
+        CHIMERA_TOGETHER_OPERATIONS=1000000 is the long run.
+        """
+        operations = os.environ.get("CHIMERA_TOGETHER_OPERATIONS", "20000")
+        out = self.migrating(
+            f"onnode 1 ./test/together {operations} & "
+            f"./test/together {operations}; a=$?; wait $!; exit $((a | $?))",
+            config=write_config("boot-together", "xa", cpus=2),
+            timeout=BOOT_S + int(operations) // 500)
+        self.assertEqual(len(re.findall(r"^OK: \d+ operations$", out, re.M)), 2,
+                         out)
+
     def test_requests(self):
         """chimera-migrate moves a thread there and back."""
         out = self.migrating(
@@ -431,6 +447,48 @@ class Migration(MachineTest):
             "echo $?", timeout=60)
         self.assertEqual(out.split("\n")[:4],
                          ["thread 0 now on 1", "thread 0 now on 0", "1", "1"])
+
+    def test_requests_at_random(self):
+        """Programs that know of nothing, sent about from outside."""
+        for config in (self.x86_first(), self.arm_first()):
+            out = self.migrating(
+                "./test/herd 2 address computed deep hanoi heap jump loop "
+                "pointer signals struct threads variadic",
+                config=config, code=None, timeout=280)
+            self.assert_summary(out)
+
+    def test_requests_from_host(self):
+        """chimera migrate, while eight threads work together."""
+        config = write_config("boot-requests", "xa", cpus=2)
+        name = self.up(config, self.programs)
+        program = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", "/bin/sh", "-c",
+             "echo $$; CHIMERA_TRACE=1 exec ./test/together 40000"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL, text=True)
+        pid = int(program.stdout.readline())
+        asked, order = 0, random.Random(1)
+        deadline = time.monotonic() + 240
+        while program.poll() is None:
+            self.assertLess(time.monotonic(), deadline)
+            # Its threads have the ids that follow its own.
+            who = order.choice([f"{pid}", f"{pid}/{pid}", f"{pid}/{pid + 3}"])
+            done = self.chimera("migrate", who, order.choice(
+                ["x860", "arm1", f"{name}/1", "0"]), code=None)
+            asked += done.returncode == 0
+        out, err = program.communicate(timeout=60)
+        self.assertEqual(program.returncode, 0, out + err)
+        self.assertRegex(out, r"(?m)^OK: \d+ operations$")
+        self.assertGreater(asked, 5)
+        for way in ("x860 -> arm1", "arm1 -> x860"):
+            self.assertIn(f": {way} in ", err)
+
+        done = self.chimera("migrate", "99999", "arm1", code=1)
+        self.assertIn("chimera-migrate: there is no process 99999", done.stderr)
+        done = self.chimera("migrate", "--home", "arm1", "1", "x860", code=1)
+        self.assertIn("process 1 cannot move", done.stderr)
+        done = self.chimera("migrate", "1", "x861", code=1)
+        self.assertIn("no node 'x861'", done.stderr)
 
     def test_placement(self):
         """CHIMERA_PLACE, for a program that knows of no nodes."""

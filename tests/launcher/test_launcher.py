@@ -187,6 +187,9 @@ class Run(FakeTest):
                             (['up', 'a', 'b'], "unexpected 'b'"),
                             (['console'], 'NODE is missing'),
                             (['status', '--jsn'], "did you mean '--json'?"),
+                            (['migrate', '7'], 'NODE are missing'),
+                            (['migrate', '7', 'a', 'b'], "unexpected 'b'"),
+                            (['migrate', '7/', 'a'], "'7/' is not PID"),
                             (['validate'], 'CONF is missing'),
                             (['down', '-a', 'x'], '--all takes no machine'),
                             (['bench', '--json'], "unknown option '--json'")):
