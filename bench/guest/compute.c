@@ -3,8 +3,10 @@
  * Kernels that a node is timed with. Prints one line a kernel:
  *   compute NAME SECONDS CHECKSUM
  * The same source runs in a node and in a stock machine; the checksum tells
- * that they did the same work.
+ * that they did the same work. Arrays are filled before the clock starts, as
+ * STREAM and CoreMark do; what that costs is a line of its own.
  *
+ *   touch    the first writes to fresh memory, a page at a time
  *   integer  list walking, matrix product, a state machine, CRC: branches and
  *            arithmetic in the first-level cache
  *   triad    a[i] = b[i] + 3 * c[i] over arrays larger than any cache
@@ -13,11 +15,14 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #define LIST_NODES 256
 #define MATRIX 24
 #define TEXT_BYTES 2048
+#define TOUCH_BYTES (96u << 20)
+#define PAGE_BYTES 4096
 #define TRIAD_ELEMENTS (4u << 20)
 #define CHASE_ENTRIES (8u << 20)
 
@@ -135,13 +140,41 @@ static uint32_t scan_numbers(const char *text, size_t len)
     return count[0] + 3 * count[1] + 7 * count[2] + 11 * count[3];
 }
 
-static uint32_t integer_kernel(uint32_t rounds)
+/* Each kernel: how often to do it; the seconds it took; a checksum. */
+static uint32_t touch_kernel(uint32_t times, double *ret_seconds)
+{
+    uint32_t sum = 0;
+
+    *ret_seconds = 0;
+    while (times--) {
+        char *memory = mmap(NULL, TOUCH_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        double start;
+
+        if (memory == MAP_FAILED) {
+            perror("compute: mmap");
+            exit(1);
+        }
+        madvise(memory, TOUCH_BYTES, MADV_NOHUGEPAGE);
+        start = now_s();
+        for (size_t i = 0; i < TOUCH_BYTES; i += PAGE_BYTES) {
+            memory[i] = i / PAGE_BYTES;
+        }
+        *ret_seconds += now_s() - start;
+        sum += memory[TOUCH_BYTES / 2 + PAGE_BYTES];
+        munmap(memory, TOUCH_BYTES);
+    }
+    return sum;
+}
+
+static uint32_t integer_kernel(uint32_t rounds, double *ret_seconds)
 {
     static struct list nodes[LIST_NODES];
     static int32_t a[MATRIX][MATRIX], b[MATRIX][MATRIX];
     static char text[TEXT_BYTES];
     static const char alphabet[] = "0123456789+-. ,x";
     uint32_t seed = 1, result = 0;
+    double start;
 
     for (int i = 0; i < LIST_NODES; i++) {
         nodes[i].value = xorshift32(&seed);
@@ -153,6 +186,7 @@ static uint32_t integer_kernel(uint32_t rounds)
     for (int i = 0; i < TEXT_BYTES; i++) {
         text[i] = alphabet[xorshift32(&seed) % 16];
     }
+    start = now_s();
     for (uint32_t round = 0; round < rounds; round++) {
         uint32_t part = walk_list(nodes, round) + multiply(a, b) +
                         scan_numbers(text, sizeof(text));
@@ -162,26 +196,30 @@ static uint32_t integer_kernel(uint32_t rounds)
         result = crc16(&part, sizeof(part), result) +
                  crc16(text, 256, result);
     }
+    *ret_seconds = now_s() - start;
     return result;
 }
 
-static uint32_t triad_kernel(uint32_t rounds)
+static uint32_t triad_kernel(uint32_t rounds, double *ret_seconds)
 {
     size_t bytes = TRIAD_ELEMENTS * sizeof(uint64_t);
     uint64_t *a = allocate(bytes), *b = allocate(bytes), *c = allocate(bytes);
     uint64_t sum = 0;
+    double start;
 
     for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
         a[i] = 0;
         b[i] = i;
         c[i] = i * 3;
     }
+    start = now_s();
     for (uint32_t round = 0; round < rounds; round++) {
         for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
             a[i] = b[i] + 3 * c[i];
         }
         b[round] = a[TRIAD_ELEMENTS - 1 - round];
     }
+    *ret_seconds = now_s() - start;
     for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
         sum += a[i];
     }
@@ -191,10 +229,11 @@ static uint32_t triad_kernel(uint32_t rounds)
     return sum;
 }
 
-static uint32_t chase_kernel(uint32_t steps)
+static uint32_t chase_kernel(uint32_t steps, double *ret_seconds)
 {
     uint32_t *next = allocate(CHASE_ENTRIES * sizeof(*next));
     uint32_t seed = 7, at = 0;
+    double start;
 
     for (uint32_t i = 0; i < CHASE_ENTRIES; i++) {
         next[i] = i;
@@ -206,9 +245,11 @@ static uint32_t chase_kernel(uint32_t steps)
         next[i] = next[j];
         next[j] = swap;
     }
+    start = now_s();
     for (uint32_t i = 0; i < steps; i++) {
         at = next[at];
     }
+    *ret_seconds = now_s() - start;
     free(next);
     return at;
 }
@@ -217,21 +258,21 @@ int main(int argc, char **argv)
 {
     static const struct {
         const char *name;
-        uint32_t (*run)(uint32_t amount);
+        uint32_t (*run)(uint32_t amount, double *ret_seconds);
         uint32_t amount;
     } kernels[] = {
+        { "touch", touch_kernel, 1 },
         { "integer", integer_kernel, 4000 },
-        { "triad", triad_kernel, 10 },
-        { "chase", chase_kernel, 5000011 },
+        { "triad", triad_kernel, 40 },
+        { "chase", chase_kernel, 10000019 },
     };
     uint32_t scale = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
 
     for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
-        double start = now_s();
-        uint32_t checksum = kernels[i].run(kernels[i].amount * scale);
+        double seconds;
+        uint32_t checksum = kernels[i].run(kernels[i].amount * scale, &seconds);
 
-        printf("compute %s %.6f %08x\n", kernels[i].name, now_s() - start,
-               checksum);
+        printf("compute %s %.6f %08x\n", kernels[i].name, seconds, checksum);
         fflush(stdout);
     }
     return 0;
