@@ -22,7 +22,7 @@
  * told RUN_JUMPED and goes on from there, as after a longjmp of its own.
  */
 
-#include "thread.h"
+#include "kernel.h"
 
 const struct carrier *chimera_carrier;
 extern int __chimera_flag;
@@ -159,6 +159,9 @@ static enum run_end run_asked(struct thread *t)
     }
     if (chimera_tracing && !chimera_is_peer()) {
         chimera_trace(t, t->here, chimera_node, NULL);
+    }
+    if (chimera_mode == MODE_KERNEL_PEER) {
+        chimera_affinity_arrived(t, false);
     }
     return chimera_run(t, t->limit[ISA_HERE], true);
 }
@@ -322,6 +325,9 @@ _Noreturn void chimera_serve(struct thread *t, struct message *m)
         chimera_die("unexpected message of home");
     }
     chimera_set_tp(t->tp);
+    if (chimera_mode == MODE_KERNEL_PEER) {
+        chimera_affinity_arrived(t, false);
+    }
     chimera_start_on(t->side[chimera_node].unwind_top, run_segment, t);
 }
 

@@ -5,10 +5,10 @@
  * The page is a private mapping, so a child of fork has its own. The highest
  * byte of __chimera_flag says that there are requests: whoever clears it looks
  * through them afterwards and sets it again if some are left, so that none is
- * forgotten.
+ * forgotten. Threads of the program ask each other in the same way (affinity.c).
  */
 
-#include "thread.h"
+#include "kernel.h"
 #include "control.h"
 
 #define NR_CLOSE        3
@@ -50,6 +50,36 @@ bool chimera_control_pending(void)
     return __atomic_load_n(notice(), __ATOMIC_RELAXED) && control;
 }
 
+void chimera_control_post(int32_t tid, int32_t node)
+{
+    for (unsigned i = 0; control && i < CONTROL_REQUESTS; i++) {
+        int32_t was = 0;
+
+        if (__atomic_compare_exchange_n(&control->request[i].tid, &was, -1,
+                                        false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST)) {
+            control->request[i].node = node;
+            __atomic_store_n(&control->request[i].tid, tid, __ATOMIC_SEQ_CST);
+            __atomic_store_n(notice(), 1, __ATOMIC_SEQ_CST);
+            return;
+        }
+    }
+}
+
+/* The thread ends: nobody else takes what it was asked. */
+void chimera_control_end(int32_t tid)
+{
+    if (!chimera_control_pending()) {
+        return;
+    }
+    for (unsigned i = 0; i < CONTROL_REQUESTS; i++) {
+        int32_t is = tid;
+
+        __atomic_compare_exchange_n(&control->request[i].tid, &is, 0, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+}
+
 /* The node to which this thread was asked to go, or -1 */
 int chimera_control_take(struct thread *t)
 {
@@ -70,6 +100,12 @@ int chimera_control_take(struct thread *t)
     }
     if (left) {
         __atomic_store_n(notice(), 1, __ATOMIC_SEQ_CST);
+    }
+    if (node == CONTROL_AFFINITY) {
+        if (chimera_is_peer()) {
+            chimera_affinity_arrived(t, false);
+        }
+        node = chimera_affinity_node(t);
     }
     return node;
 }

@@ -209,6 +209,7 @@ static bool start(int node)
     if (!fuse(node)) {
         return false;
     }
+    chimera_affinity_start();
     p = chimera_put_text(stub, "CHIMERA_STUB=");
     p = chimera_put_number(p, chimera_node);
     p = chimera_put_hex(chimera_put_text(p, ","), home_id);
@@ -299,6 +300,7 @@ void chimera_kernel_forked(void)
         home_fd = -1;
     }
     lock_word = 0;
+    chimera_affinity_forked(t ? t->tid : 0);
     for (int i = 0; i < chimera_nr_nodes; i++) {
         if (nodes[i].state == NODE_READY) {
             sys(NR_CLOSE, nodes[i].process.fd, 0, 0, 0, 0, 0);

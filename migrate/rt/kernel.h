@@ -20,6 +20,28 @@
  */
 #define MESSAGE_RESUMES (1u << 31)
 
+/* affinity.c */
+void chimera_affinity_start(void);
+unsigned chimera_node_cpus(int node);
+bool chimera_affinity_inherit(uint64_t tp);
+void chimera_affinity_disown(uint64_t tp);
+void chimera_affinity_take(struct thread *t);
+void chimera_affinity_place(int node, unsigned cpu);
+void chimera_affinity_end(void);
+void chimera_affinity_forked(int32_t tid);
+int chimera_affinity_node(const struct thread *t);
+void chimera_affinity_arrived(struct thread *t, bool fresh);
+bool chimera_affinity_syscall(long n, const long a[6], long *ret);
+long chimera_getcpu(unsigned *ret_cpu, unsigned *ret_node);
+
+/* control.c: as a request from outside; CONTROL_AFFINITY: its mask is new */
+#define CONTROL_AFFINITY (-2)
+void chimera_control_post(int32_t tid, int32_t node);
+void chimera_control_end(int32_t tid);
+
+/* place.c */
+void chimera_place_disown(uint64_t tp);
+
 _Static_assert(sizeof(struct message) == 8 * CHIMERA_WORDS, "one message");
 _Static_assert(MAX_NODES == CHIMERA_MAX_NODES, "thread.h");
 

@@ -7,18 +7,13 @@
  *   NODE[:CPU],...   the first thread, the second, ... and from the start again
  *
  * A thread gets its place when it first looks for one: at its first migration
- * point. Until then __chimera_flag has 8 for it. The program sees the CPUs of
- * all nodes, numbered through in the order of the nodes as in /proc/cpuinfo.
+ * point. Until then __chimera_flag has 8 for it; so it has for one that inherits a
+ * mask of CPUs (affinity.c). A place with a CPU is such a mask.
  */
 
 #include "kernel.h"
 
-#define NR_SCHED_SETAFFINITY 203
-
 #define MAX_PLACES 256
-#define MAX_CPUS 1024
-#define MASK_BYTES (MAX_CPUS / 8)
-#define EINVAL 22
 
 struct place {
     int16_t node;
@@ -27,15 +22,11 @@ struct place {
 
 static struct place places[MAX_PLACES];
 static unsigned nr_places;
-static unsigned cpus[MAX_NODES];
 static unsigned nr_threads;
-static __thread unsigned number;        /* of the thread, in order of creation */
+/* Of the thread, in order of creation. The main thread has no memory for more. */
+static __thread unsigned number;
+static __thread bool looks;
 extern int __chimera_flag;
-
-bool chimera_placing(void)
-{
-    return nr_places != 0;
-}
 
 static void add(int node, int cpu)
 {
@@ -90,7 +81,7 @@ static void parse_list(const char *s)
         s = end;
         if (*s == ':') {
             cpu = chimera_number(s + 1, &end);
-            if (end == s + 1 || cpu >= cpus[node]) {
+            if (end == s + 1 || cpu >= chimera_node_cpus(node)) {
                 chimera_die("CHIMERA_PLACE: no such CPU on that node");
             }
             s = end;
@@ -118,18 +109,12 @@ void chimera_place_start(const char *how)
 {
     bool spread = same(how, "spread"), pack = same(how, "pack");
 
-    for (int i = 0; i < chimera_nr_nodes; i++) {
-        char text[16];
-        const char *end;
-
-        chimera_node_read(i, "cpus", text, sizeof(text));
-        cpus[i] = chimera_number(text, &end);
-    }
+    chimera_affinity_start();
     if (spread || pack) {
         for (int i = 0; i < chimera_nr_nodes; i++) {
             int node = (chimera_home + i) % chimera_nr_nodes;
 
-            for (unsigned n = pack ? cpus[node] : 1; n && usable(node); n--) {
+            for (unsigned n = pack ? chimera_node_cpus(node) : 1; n && usable(node); n--) {
                 add(node, -1);
             }
         }
@@ -141,14 +126,33 @@ void chimera_place_start(const char *how)
     __atomic_fetch_add(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
 }
 
-/* A thread begins, with its thread pointer at @tp, that will look for a place. */
+static void *in_thread(void *variable, uint64_t tp)
+{
+    return (void *)((uint64_t)variable - chimera_get_tp() + tp);
+}
+
+/*
+ * A thread begins, with its thread pointer at @tp, that will look for a place: the
+ * next one, or where its creator's mask allows.
+ */
 void chimera_place_expect(uint64_t tp)
 {
     if (nr_places) {
-        uint64_t at = (uint64_t)&number - chimera_get_tp() + tp;
+        *(unsigned *)in_thread(&number, tp) =
+            __atomic_fetch_add(&nr_threads, 1, __ATOMIC_RELAXED);
+    } else if (!chimera_affinity_inherit(tp)) {
+        return;
+    }
+    *(bool *)in_thread(&looks, tp) = true;
+    __atomic_fetch_add(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
+}
 
-        *(unsigned *)at = __atomic_fetch_add(&nr_threads, 1, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
+/* It did not begin. */
+void chimera_place_disown(uint64_t tp)
+{
+    chimera_affinity_disown(tp);
+    if (*(bool *)in_thread(&looks, tp)) {
+        __atomic_fetch_sub(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
     }
 }
 
@@ -157,58 +161,23 @@ void chimera_place_take(struct thread *t)
 {
     const struct place *p;
 
-    if (!nr_places) {
+    if (!looks && (!nr_places || number)) {
         return;
     }
+    looks = false;
     __atomic_fetch_sub(&__chimera_flag, 8, __ATOMIC_SEQ_CST);
     if (!t) {
         return;
     }
+    if (!nr_places) {
+        chimera_affinity_take(t);
+        return;
+    }
     p = &places[number % nr_places];
-    t->cpu = p->cpu;
-    if (p->node != chimera_node) {
+    if (p->cpu >= 0) {
+        chimera_affinity_place(p->node, p->cpu);
+    } else if (p->node != chimera_node) {
         t->want = p->node;
         __atomic_fetch_add(&__chimera_flag, 4, __ATOMIC_SEQ_CST);
-    } else {
-        chimera_place_pin(t);
     }
-}
-
-/* Every node sees to its own CPUs. */
-void chimera_place_pin(const struct thread *t)
-{
-    uint64_t mask[MASK_BYTES / 8] = { 0 };
-
-    if (t->cpu >= 0 && t->cpu < MAX_CPUS) {
-        mask[t->cpu / 64] = 1ull << t->cpu % 64;
-        chimera_native_syscall(NR_SCHED_SETAFFINITY, 0, sizeof(mask),
-                               (long)mask, 0, 0, 0);
-    }
-}
-
-/*
- * sched_getaffinity() of a placed program: home's part is what its kernel says,
- * every CPU of other nodes may be used.
- */
-long chimera_place_affinity(long len, uint8_t *mask, long home_len)
-{
-    uint8_t home[MASK_BYTES] = { 0 };
-    unsigned at = 0;
-
-    if (home_len < 0) {
-        return home_len;
-    }
-    if (len < MASK_BYTES) {
-        return home_len;        /* room for home's only */
-    }
-    __builtin_memcpy(home, mask, home_len < MASK_BYTES ? home_len : MASK_BYTES);
-    __builtin_memset(mask, 0, MASK_BYTES);
-    for (int i = 0; i < chimera_nr_nodes; i++) {
-        for (unsigned c = 0; c < cpus[i] && at < MAX_CPUS; c++, at++) {
-            if (i == chimera_home ? home[c / 8] >> c % 8 & 1 : usable(i)) {
-                mask[at / 8] |= 1u << at % 8;
-            }
-        }
-    }
-    return MASK_BYTES;
 }

@@ -197,9 +197,7 @@ static void serve(void *arg)
     }
     /* From here on home's thread waits, so its memory can be used. */
     t->side[chimera_node].server = (uint64_t)s;
-    if (t->want == chimera_node) {
-        chimera_place_pin(t);
-    }
+    chimera_affinity_arrived(t, true);
     __builtin_memcpy(&m, serve.word, sizeof(m));
     if (m.kind & MESSAGE_RESUMES) {
         m.kind &= ~MESSAGE_RESUMES;

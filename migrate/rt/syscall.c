@@ -7,15 +7,17 @@
  * translated where the kernel is not x86_64 (aarch64.c).
  */
 
-#include "thread.h"
+#include "kernel.h"
 
 #define NR_EXIT         60
 #define NR_SCHED_YIELD  24
 #define NR_CLONE        56
 #define NR_FORK         57
+#define NR_GETTID       186
 #define CLONE_VM        0x100
 #define CLONE_THREAD    0x10000
-#define NR_SCHED_GETAFFINITY 204
+#define NR_SCHED_SETAFFINITY 203
+#define NR_GETCPU       309
 
 /* A process with memory of its own */
 static bool makes_process(long n, long flags)
@@ -36,7 +38,14 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
             if (n == NR_SCHED_YIELD) {
                 return chimera_native_syscall(n, 0, 0, 0, 0, 0, 0);
             }
-            return chimera_call_home(HOME_SYSCALL, arg);
+            if (n == NR_GETCPU && chimera_mode == MODE_KERNEL_PEER) {
+                return chimera_getcpu((unsigned *)a, (unsigned *)b);
+            }
+            ret = chimera_call_home(HOME_SYSCALL, arg);
+            if (n == NR_SCHED_SETAFFINITY && chimera_mode == MODE_KERNEL_PEER) {
+                chimera_affinity_arrived(__chimera_self, false);
+            }
+            return ret;
         }
         if (n == NR_EXIT) {
             chimera_exit_home(0, 0);
@@ -48,9 +57,9 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
             }
             return ret;
         }
-        if (n == NR_SCHED_GETAFFINITY && chimera_placing()) {
-            ret = chimera_native_syscall(n, a, b, c, 0, 0, 0);
-            return chimera_place_affinity(b, (uint8_t *)c, ret);
+        if (chimera_mode == MODE_KERNEL_HOME &&
+            chimera_affinity_syscall(n, arg + 1, &ret)) {
+            return ret;
         }
         if (chimera_mode == MODE_PIPE_HOME &&
             chimera_arena_syscall(n, arg + 1, &ret)) {
@@ -106,7 +115,7 @@ long chimera_home_clone(long fn, long stack, long flags, long arg, long ptid,
                       (int *)ptid, (void *)chimera_tp_register(tls),
                       (int *)ctid);
     if (r < 0 && (flags & CLONE_THREAD)) {
-        chimera_place_take(NULL);
+        chimera_place_disown(tls);
     }
     return r;
 }
@@ -155,6 +164,11 @@ _Noreturn void chimera_exit_home(uint64_t base, uint64_t len)
     static _Alignas(16) unsigned char stack[4096];
     struct dead_stack *dead = (struct dead_stack *)stack;
 
+    if (chimera_mode == MODE_KERNEL_HOME) {
+        chimera_affinity_end();
+        chimera_control_end(chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0,
+                                                   0));
+    }
     chimera_thread_exit();
     while (!base) {
         chimera_native_syscall(NR_EXIT, 0, 0, 0, 0, 0, 0);

@@ -498,6 +498,14 @@ class Migration(MachineTest):
             self.assertIn(f"thread {thread} now on {node}", out)
         self.assertNotIn("thread 2 now", out)
 
+    def test_cpus(self):
+        """sched_setaffinity() and its kin see and reach all nodes' CPUs."""
+        for nodes, cpus in (("xa", 2), ("ax", 2), ("xax", 1)):
+            out = self.migrating("./test/cpus", config=write_config(
+                "boot-affinity", nodes, cpus=cpus))
+            self.assertEqual(out, f"OK: {len(nodes) * cpus} CPUs on "
+                             f"{len(nodes)} nodes\n")
+
     def test_cannot_take_part(self):
         """A node without the program's file: said, and done at home."""
         out = self.migrating("cp test/api /tmp/; /tmp/api 2>&1")
