@@ -12,7 +12,9 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,52 @@ def write_config(name, nodes, machine="", node="", cpus=1):
             "w", suffix=".conf", prefix=name, delete=False) as f:
         f.write(text)
     return f.name
+
+
+class Core:
+    """A core dump: who was there, and what stood in the memory."""
+
+    def __init__(self, name):
+        with open(name, "rb") as f:
+            head = f.read(64)
+            assert head[:5] == b"\x7fELF\x02", head
+            at, = struct.unpack_from("<Q", head, 32)
+            size, count = struct.unpack_from("<HH", head, 54)
+            f.seek(at)
+            table = f.read(size * count)
+        self.name = name
+        self.loads, self.notes = [], []
+        for i in range(count):
+            kind, _, offset, va, _, there, _, _ = struct.unpack_from(
+                "<IIQQQQQQ", table, i * size)
+            if kind == 1:
+                self.loads.append((va, offset, there))
+            elif kind == 4:
+                self.read_notes(offset, there)
+
+    def read_notes(self, at, size):
+        with open(self.name, "rb") as f:
+            f.seek(at)
+            data = f.read(size)
+        at = 0
+        while at < len(data):
+            name, desc, kind = struct.unpack_from("<III", data, at)
+            at += 12 + (name + 3 & ~3)
+            self.notes.append((kind, data[at:at + desc]))
+            at += desc + 3 & ~3
+
+    def threads(self):
+        """The ids in the NT_PRSTATUS notes."""
+        return [struct.unpack_from("<I", data, 32)[0]
+                for kind, data in self.notes if kind == 1]
+
+    def read(self, va, count):
+        for start, offset, there in self.loads:
+            if start <= va and va + count <= start + there:
+                with open(self.name, "rb") as f:
+                    f.seek(offset + va - start)
+                    return f.read(count)
+        return None
 
 
 class MachineTest(unittest.TestCase):
@@ -505,6 +553,32 @@ class Migration(MachineTest):
                 "boot-affinity", nodes, cpus=cpus))
             self.assertEqual(out, f"OK: {len(nodes) * cpus} CPUs on "
                              f"{len(nodes)} nodes\n")
+
+    def test_inspect(self):
+        """Processor time of a thread that is away; a debugger at home."""
+        for config in (self.x86_first(), self.arm_first()):
+            out = self.migrating("./test/inspect", config=config)
+            self.assertEqual(out, "OK\n")
+
+    def test_core(self):
+        """A dump has all threads, and what they wrote on every node."""
+        for config in (self.x86_first(), self.arm_first()):
+            for where in ("home", "away"):
+                with tempfile.TemporaryDirectory() as share:
+                    shutil.copy(os.path.join(self.programs, "test", "inspect"),
+                                share)
+                    out = self.run_guest(f"./inspect {where}; echo status $?",
+                                         config=config, share=share)
+                    self.assertIn("status 139", out)
+                    core = Core(os.path.join(share, "core"))
+                    self.assertEqual(len(set(core.threads())), 2, out)
+                    things = re.findall(r"^0x(\S+) (.*)$", out, re.M)
+                    self.assertEqual(len(things), 6, out)
+                    for va, text in things:
+                        self.assertEqual(core.read(int(va, 16), len(text) + 1),
+                                         text.encode() + b"\0", out)
+                    for what in ("global", "local", "heap"):
+                        self.assertIn(f"{what} of node 1", out)
 
     def test_cannot_take_part(self):
         """A node without the program's file: said, and done at home."""

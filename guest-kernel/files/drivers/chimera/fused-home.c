@@ -14,8 +14,10 @@
 #include <linux/file.h>
 #include <linux/ptrace.h>
 #include <linux/random.h>
+#include <linux/sched/cputime.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
 #include <linux/sched/task_stack.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -82,8 +84,49 @@ static void peer_lose(struct home_peer *peer, enum chimera_lost why, u32 status)
 	chimera_wake_all(&peer->home->inval_wait);
 }
 
-static void event_rx(struct home_chan *chan, const struct fused_words *msg)
+/*
+ * Time that the remote end used is the thread's. Nobody but the scheduler
+ * changes what it has used while it runs; then it is credited later.
+ */
+static int credit_task(struct task_struct *task, void *arg)
 {
+	struct home_chan *chan = arg;
+	struct fused_used *told = &chan->told, *done = &chan->credited;
+
+	if (task != current && READ_ONCE(task->on_cpu))
+		return -EAGAIN;
+	task->se.sum_exec_runtime += told->run - done->run;
+	account_group_exec_runtime(task, told->run - done->run);
+	task->utime += told->user - done->user;
+	account_group_user_time(task, told->user - done->user);
+	task->stime += told->system - done->system;
+	account_group_system_time(task, told->system - done->system);
+	*done = *told;
+	return 0;
+}
+
+static void chan_credit(struct home_chan *chan)
+{
+	lockdep_assert_held(&chan->peer->home->lock);
+	if (chan->owned && memcmp(&chan->told, &chan->credited,
+				  sizeof(chan->told)))
+		task_call_func(chan->task, credit_task, chan);
+}
+
+/* What comes late, or from a clock that goes backwards, is less: nothing. */
+static void cpu_rx(struct home_chan *chan, const struct fused_cpu *msg)
+{
+	struct fused_used *told = &chan->told;
+
+	told->run = max(told->run, le64_to_cpu(msg->run));
+	told->user = max(told->user, le64_to_cpu(msg->user));
+	told->system = max(told->system, le64_to_cpu(msg->system));
+	chan_credit(chan);
+}
+
+static void event_rx(struct home_chan *chan, const struct fused_event *event_msg)
+{
+	const struct fused_words *msg = &event_msg->words;
 	u32 event = le32_to_cpu(msg->chan.arg);
 
 	if (!chan->runs || chan->fault || event < CHIMERA_EVENT_MESSAGE ||
@@ -94,6 +137,7 @@ static void event_rx(struct home_chan *chan, const struct fused_words *msg)
 	chan->event_type = event;
 	for (int i = 0; i < CHIMERA_WORDS; i++)
 		chan->word[i] = le64_to_cpu(msg->word[i]);
+	cpu_rx(chan, &event_msg->cpu);
 	chan->runs = false;
 	chan->event = true;
 	chimera_wake_all(&chan->wait);
@@ -161,6 +205,9 @@ bool home_rx(struct chimera_rx *rx)
 		break;
 	case CHIMERA_FUSED_FAULT:
 		fault_rx(chan, rx->body);
+		break;
+	case CHIMERA_FUSED_TIME:
+		cpu_rx(chan, &((const struct fused_time *)rx->body)->cpu);
 		break;
 	case CHIMERA_FUSED_PARKED:
 		parked_rx(chan, le32_to_cpu(msg->arg));
@@ -326,6 +373,7 @@ static void chan_close(struct home_chan *chan)
 {
 	struct fused_home *home = chan->peer->home;
 	struct chimera_node *node = chan->peer->node;
+	struct task_struct *task;
 	u32 id = chan->id;
 	bool tell;
 
@@ -333,13 +381,17 @@ static void chan_close(struct home_chan *chan)
 	spin_lock_irq(&home->lock);
 	/* after a stub or a node there is nobody to be told */
 	tell = !chan->lost || chan->lost_why == CHIMERA_LOST_THREAD;
+	chan_credit(chan);
 	chan->owned = false;
+	task = chan->task;
+	chan->task = NULL;
 	chan->closed = true;
 	if (chan->lost)
 		chan->id = 0;
 	spin_unlock_irq(&home->lock);
 	if (tell)
 		fused_post_chan(node, CHIMERA_FUSED_CLOSE, home->id, id, 0);
+	put_task_struct(task);
 	home_put(home);
 }
 
@@ -362,7 +414,8 @@ static struct home_chan *chan_alloc(struct home_peer *peer)
 			continue;
 		chan->id = peer->last_chan;
 		chan->owned = true;
-		chan->tid = current->pid;
+		chan->task = get_task_struct(current);
+		chan->told = chan->credited = (struct fused_used) { };
 		chan->closed = chan->lost = false;
 		chan->runs = chan->event = chan->fault = false;
 		chan->park_sent = chan->parked = false;
@@ -614,7 +667,7 @@ static size_t peer_tasks(const struct home_peer *peer, char *buf, size_t room)
 		if (!chan->id || !chan->owned)
 			continue;
 		n = scnprintf(line, sizeof(line), "%4u %10d %10d %4u\n",
-			      chimera->self, peer->home->tgid, chan->tid,
+			      chimera->self, peer->home->tgid, chan->task->pid,
 			      chan->runs && !chan->lost ? peer->node->index :
 							  chimera->self);
 		if (buf && len + n >= room)

@@ -188,9 +188,41 @@ static vm_fault_t mirror_fault(struct vm_fault *vmf)
 	return mirror_map(m, &chan->pf, vmf, va, write) ?: VM_FAULT_NOPAGE;
 }
 
+/*
+ * For debuggers of the stub: pages that are mapped here. Others are home's to
+ * give, where all of the memory can be read.
+ */
+static int mirror_access(struct vm_area_struct *vma, unsigned long addr,
+			 void *buf, int len, int write)
+{
+	struct fused_mirror *m = vma->vm_private_data;
+	struct follow_pfnmap_args args = { .vma = vma, .address = addr };
+	unsigned int offset = offset_in_page(addr);
+	int ret = -EFAULT;
+	void *at;
+
+	len = min_t(int, len, PAGE_SIZE - offset);
+	guard(rwsem_read)(&m->node->window_sem);
+	if (!m->node->window || follow_pfnmap_start(&args))
+		return -EFAULT;
+	/* it stays mapped, and so home's, until the end */
+	if (!write || args.writable) {
+		at = m->node->window + PFN_PHYS(args.pfn) -
+		     m->node->window_phys + offset;
+		if (write)
+			memcpy(at, buf, len);
+		else
+			memcpy(buf, at, len);
+		ret = len;
+	}
+	follow_pfnmap_end(&args);
+	return ret;
+}
+
 static const struct vm_operations_struct mirror_vm_ops = {
 	.fault = mirror_fault,
 	.pfn_mkwrite = mirror_fault,
+	.access = mirror_access,
 };
 
 static void grant_rx(struct fused_mirror *m, struct chimera_rx *rx)

@@ -17,6 +17,7 @@
 #include <linux/chimera_task.h>
 #include <linux/elf.h>
 #include <linux/ptrace.h>
+#include <linux/sched/cputime.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/sched/task_stack.h>
@@ -33,6 +34,8 @@
 
 /* How soon a thread that should end and is in the stub's text is looked at. */
 #define SERVE_AGAIN	(HZ / 10)
+/* How often home hears what a thread uses that asks nothing. */
+#define SERVE_TIME	(HZ / 2)
 
 struct mirror_chan *serve_chan(struct fused_mirror *m)
 {
@@ -269,6 +272,66 @@ void serve_rx(struct fused_mirror *m, struct chimera_rx *rx)
 	}
 }
 
+/* ---- processor time ---------------------------------------------------- */
+
+/* @run: what task_sched_runtime() says, or what was known a moment ago */
+static void put_used(struct fused_cpu *msg, struct task_struct *task, u64 run)
+{
+	u64 user, system;
+
+	task_cputime(task, &user, &system);
+	*msg = (struct fused_cpu) {
+		.run = cpu_to_le64(run),
+		.user = cpu_to_le64(user),
+		.system = cpu_to_le64(system),
+	};
+}
+
+static bool serve_time_one(struct fused_mirror *m, unsigned int index)
+{
+	struct mirror_chan *chan = &m->chan[index];
+	struct fused_time msg;
+	bool runs;
+
+	spin_lock_irq(&m->lock);
+	runs = chan->task && !chan->asked && !serve_over(chan);
+	if (runs) {
+		msg.chan = (struct fused_chan) {
+			.id = cpu_to_le64(m->id),
+			.channel = cpu_to_le32(chan->id),
+		};
+		put_used(&msg.cpu, chan->task, task_sched_runtime(chan->task));
+	}
+	spin_unlock_irq(&m->lock);
+	if (runs)
+		fused_post(m->node, VIRTIO_FABRIC_CLASS_REQUEST,
+			   CHIMERA_FUSED_TIME, &msg, sizeof(msg), NULL, 0);
+	return runs;
+}
+
+/* Threads that run for long without asking anything of home. */
+static void serve_time_work(struct work_struct *work)
+{
+	struct fused_mirror *m = container_of(to_delayed_work(work),
+					      struct fused_mirror, time_work);
+	bool more = false;
+
+	for (unsigned int i = 0; i < CHIMERA_FUSED_CHANNELS; i++)
+		more |= serve_time_one(m, i);
+	if (!more || !queue_delayed_work(chimera_wq, &m->time_work, SERVE_TIME))
+		mirror_put(m);
+}
+
+/* A thread is about to run; what it uses is looked at while it does. */
+static void serve_time(struct fused_mirror *m)
+{
+	if (delayed_work_pending(&m->time_work))
+		return;
+	mirror_get(m);
+	if (!queue_delayed_work(chimera_wq, &m->time_work, SERVE_TIME))
+		mirror_put(m);
+}
+
 /* ---- asking home ------------------------------------------------------- */
 
 /* Return: 0 with home's words; -EPIPE; -EINTR a fatal signal is pending. */
@@ -287,18 +350,24 @@ static int serve_words(struct mirror_chan *chan, u64 *word)
 		err = -EPIPE;
 	chan->words = false;
 	spin_unlock_irq(&m->lock);
+	if (!err)
+		serve_time(m);
 	return err;
 }
 
 static int serve_ask(struct mirror_chan *chan, u32 event, u64 *word)
 {
 	struct fused_mirror *m = chan->mirror;
+	struct fused_event msg;
 
 	spin_lock_irq(&m->lock);
 	chan->asked = true;
 	spin_unlock_irq(&m->lock);
-	if (fused_post_words(m->node, CHIMERA_FUSED_EVENT, m->id, chan->id,
-			     event, word))
+	fused_put_words(&msg.words, m->id, chan->id, event, word);
+	/* what it used since it was last scheduled comes with the next one */
+	put_used(&msg.cpu, current, READ_ONCE(current->se.sum_exec_runtime));
+	if (fused_post(m->node, VIRTIO_FABRIC_CLASS_REQUEST,
+		       CHIMERA_FUSED_EVENT, &msg, sizeof(msg), NULL, 0))
 		return -EPIPE;
 	return serve_words(chan, word);
 }
@@ -543,6 +612,7 @@ void serve_init(struct fused_mirror *m)
 {
 	INIT_WORK(&m->end_work, serve_end_work);
 	INIT_DELAYED_WORK(&m->again_work, serve_again_work);
+	INIT_DELAYED_WORK(&m->time_work, serve_time_work);
 	INIT_LIST_HEAD(&m->offers);
 	init_waitqueue_head(&m->accept_wait);
 	for (unsigned int i = 0; i < CHIMERA_FUSED_CHANNELS; i++) {

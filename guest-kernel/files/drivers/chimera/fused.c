@@ -43,17 +43,24 @@ int fused_post_chan(struct chimera_node *node, u8 type, u64 id, u32 channel,
 			  sizeof(msg), NULL, 0);
 }
 
+void fused_put_words(struct fused_words *msg, u64 id, u32 channel, u32 arg,
+		     const u64 *word)
+{
+	msg->chan = (struct fused_chan) {
+		.id = cpu_to_le64(id),
+		.channel = cpu_to_le32(channel),
+		.arg = cpu_to_le32(arg),
+	};
+	for (int i = 0; i < CHIMERA_WORDS; i++)
+		msg->word[i] = cpu_to_le64(word[i]);
+}
+
 int fused_post_words(struct chimera_node *node, u8 type, u64 id, u32 channel,
 		     u32 arg, const u64 *word)
 {
-	struct fused_words msg = {
-		.chan.id = cpu_to_le64(id),
-		.chan.channel = cpu_to_le32(channel),
-		.chan.arg = cpu_to_le32(arg),
-	};
+	struct fused_words msg;
 
-	for (int i = 0; i < CHIMERA_WORDS; i++)
-		msg.word[i] = cpu_to_le64(word[i]);
+	fused_put_words(&msg, id, channel, arg, word);
 	return fused_post(node, VIRTIO_FABRIC_CLASS_REQUEST, type, &msg,
 			  sizeof(msg), NULL, 0);
 }
@@ -71,7 +78,7 @@ static const struct {
 	ONE(GONE, REQUEST, __le64),
 	ONE(ATTACH, REQUEST, struct fused_words),
 	ONE(WORDS, REQUEST, struct fused_words),
-	ONE(EVENT, REQUEST, struct fused_words),
+	ONE(EVENT, REQUEST, struct fused_event),
 	ONE(FAULT, REQUEST, struct fused_fault),
 	ONE(PARK, REQUEST, struct fused_chan),
 	ONE(RESUME, REQUEST, struct fused_chan),
@@ -80,6 +87,7 @@ static const struct {
 	ONE(END, REQUEST, struct fused_chan),
 	ONE(INVAL, REPLY, struct fused_inval),
 	ONE(ACKED, ACK, struct fused_acked),
+	ONE(TIME, REQUEST, struct fused_time),
 #undef ONE
 	[CHIMERA_FUSED_GRANT] = {
 		sizeof(struct fused_grant), VIRTIO_FABRIC_CLASS_REPLY, true
@@ -108,6 +116,7 @@ static bool fused_rx(struct chimera_rx *rx)
 	case CHIMERA_FUSED_FAULT:
 	case CHIMERA_FUSED_PARKED:
 	case CHIMERA_FUSED_END:
+	case CHIMERA_FUSED_TIME:
 		return home_rx(rx);
 	default:
 		return mirror_rx(rx);

@@ -36,10 +36,16 @@ static_assert(FUSED_AROUND <= CHIMERA_FUSED_PAGES);
 
 /* ---- home -------------------------------------------------------------- */
 
+/* Processor time, in ns. */
+struct fused_used {
+	u64 run, user, system;
+};
+
 /**
  * struct home_chan - a thread's channel to one node. All under home->lock,
  * but @task_link, @restart_sp, @ahead*, @bad*, which are its thread's.
  * @id:     0: free.
+ * @task:   its thread, as long as it is @owned.
  * @owned:  its thread has not given it up.
  * @closed: we said CLOSE.
  * @lost:   the other side said END, or is gone. Free when it is also closed.
@@ -52,13 +58,15 @@ struct home_chan {
 	struct list_head task_link;
 	wait_queue_head_t wait;
 	u32 id;
-	pid_t tid;
+	struct task_struct *task;
 	bool owned, closed, lost;
 	bool runs, event, fault;
 	bool park_sent, parked;
 	u32 park_seq;
 	u32 event_type;
 	u64 word[CHIMERA_WORDS];
+	struct fused_used told;		/* by the remote end */
+	struct fused_used credited;	/* of it, to the thread */
 	u32 fault_seq;
 	bool fault_write;
 	u64 fault_va;
@@ -205,6 +213,7 @@ struct fused_mirror {
 	struct mirror_inval inval[CHIMERA_FUSED_INVALS];
 	struct work_struct end_work;
 	struct delayed_work again_work;
+	struct delayed_work time_work;
 	struct list_head offers;
 	wait_queue_head_t accept_wait;
 	unsigned int nr_native;
@@ -252,6 +261,8 @@ int fused_post(struct chimera_node *node, u8 cls, u8 type, const void *body,
 	       u32 len, const void *more, u32 more_len);
 int fused_post_chan(struct chimera_node *node, u8 type, u64 id, u32 channel,
 		    u32 arg);
+void fused_put_words(struct fused_words *msg, u64 id, u32 channel, u32 arg,
+		     const u64 *word);
 int fused_post_words(struct chimera_node *node, u8 type, u64 id, u32 channel,
 		     u32 arg, const u64 *word);
 

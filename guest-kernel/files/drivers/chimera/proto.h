@@ -13,7 +13,7 @@
 #include <linux/chimera.h>
 #include <linux/virtio_fabric.h>
 
-#define CHIMERA_PROTO_VERSION	2
+#define CHIMERA_PROTO_VERSION	3
 
 enum chimera_service_id {
 	CHIMERA_SERVICE_NODE	= 0,
@@ -192,7 +192,7 @@ enum chimera_fused_type {
 	CHIMERA_FUSED_GONE	= 2,	/* home: le64 id; the process ended */
 	CHIMERA_FUSED_ATTACH	= 3,	/* home: fused_words, word[0] only */
 	CHIMERA_FUSED_WORDS	= 4,	/* home: fused_words */
-	CHIMERA_FUSED_EVENT	= 5,	/* stub: fused_words; chan.arg: which */
+	CHIMERA_FUSED_EVENT	= 5,	/* stub: fused_event; chan.arg: which */
 	CHIMERA_FUSED_FAULT	= 6,	/* stub: fused_fault */
 	CHIMERA_FUSED_PARK	= 7,	/* home: fused_chan; arg: number of it */
 	CHIMERA_FUSED_RESUME	= 8,	/* home: fused_chan; arg: the same */
@@ -202,6 +202,7 @@ enum chimera_fused_type {
 	CHIMERA_FUSED_GRANT	= 12,	/* home, REPLY: fused_grant, pages */
 	CHIMERA_FUSED_INVAL	= 13,	/* home, REPLY: fused_inval */
 	CHIMERA_FUSED_ACKED	= 14,	/* stub, ACK: fused_acked */
+	CHIMERA_FUSED_TIME	= 15,	/* stub: fused_time */
 };
 
 struct fused_join {
@@ -229,6 +230,23 @@ struct fused_chan {
 struct fused_words {
 	struct fused_chan chan;
 	__le64 word[CHIMERA_WORDS];
+};
+
+/* What a serving thread has used of its processors so far, in ns. */
+struct fused_cpu {
+	__le64 run;
+	__le64 user;		/* by the clock's ticks */
+	__le64 system;
+};
+
+struct fused_event {
+	struct fused_words words;
+	struct fused_cpu cpu;
+};
+
+struct fused_time {
+	struct fused_chan chan;
+	struct fused_cpu cpu;
 };
 
 #define CHIMERA_FUSED_WRITE	BIT(0)
@@ -270,6 +288,8 @@ struct fused_acked {
 
 static_assert(sizeof(struct fused_chan) == 16);
 static_assert(sizeof(struct fused_words) == 80);
+static_assert(sizeof(struct fused_event) == 104);
+static_assert(sizeof(struct fused_time) == 40);
 static_assert(sizeof(struct fused_fault) == 32);
 static_assert(sizeof(struct fused_grant) == 40);
 
