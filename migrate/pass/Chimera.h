@@ -10,6 +10,7 @@
 //       neutralise, lowerIndirectBranches           Neutral.cpp
 //       insertPolls                                 Polls.cpp
 //       Reach                                       Reach.cpp
+//       lowerByValue                                ByValue.cpp
 //       lowerDynamicAllocas                         Stack.cpp
 //       FunctionRewriter: sites, pads               Sites.cpp
 //                         resume clones             Resume.cpp
@@ -88,6 +89,9 @@ private:
   std::vector<llvm::Function *> List;
 };
 
+// ByValue.cpp
+void lowerByValue(llvm::Module &M);
+
 // Stack.cpp
 void lowerDynamicAllocas(llvm::Function &F);
 bool hasStaticAllocas(const llvm::Function &F);
@@ -115,7 +119,7 @@ struct Runtime {
   llvm::IntegerType *I8, *I32, *I64;
   llvm::StructType *Row;
   llvm::GlobalVariable *Table;
-  llvm::FunctionCallee Next, Throw, Arrived;
+  llvm::FunctionCallee Next, Throw, Arrived, Resume;
   llvm::Constant *Personality;
   std::vector<llvm::Constant *> Rows;
   std::map<std::pair<llvm::Type *, int>, llvm::Function *> Returns;

@@ -37,6 +37,7 @@ Runtime::Runtime(Module &M, unsigned NumFunctions)
   Next = M.getOrInsertFunction("__chimera_next", Void, Ptr);
   Throw = M.getOrInsertFunction("__chimera_throw", Void, Ptr);
   Arrived = M.getOrInsertFunction("__chimera_arrived", Void);
+  Resume = M.getOrInsertFunction("__chimera_resume", Void, Ptr);
   for (FunctionCallee F : {Next, Throw, Arrived}) {
     auto *Fn = cast<Function>(F.getCallee());
     Fn->addFnAttr(Attribute::Cold);
@@ -106,6 +107,8 @@ struct ChimeraPass : PassInfoMixin<ChimeraPass> {
     lowerIndirectBranches(M);
     insertPolls(M, FAM);
     Reach R(M);
+    if (!R.functions().empty())
+      lowerByValue(M);
     Runtime RT(M, R.functions().size() + 1);
     unsigned Fn = 1, NumSites = 0, NumLive = 0;
     for (Function *F : R.functions()) {

@@ -9,13 +9,17 @@
 //                  tell the run-time library that the thread has arrived;
 //                  continue in the middle of the cloned body
 //
+// __chimera_resume(rec) calls the clone of a record, of whatever type, on the part
+// of the stack that is to be its (rt/capture.c, invariant 4).
+//
 // Invariants:
 //  1. The invoke that resumes the inner frame has its own pad (Sites.cpp,
 //     invariant 1), which saves the values just loaded: they are still those
 //     of the site.
 //  2. A clone makes no objects of its own but those for a debugger; it uses
-//     the addresses that the original saved.  It hands on, in every record it writes, which stack
-//     memory those need (REC_LOW).
+//     the addresses that the original saved.  It hands on, in every record it
+//     writes, which stack memory those need and where it was called (REC_LOW,
+//     REC_PLACE).
 //  3. Aliasing metadata is dropped: slots that the original shared between
 //     objects of different lifetimes are plain memory here.
 //  4. The original's entry block is not reachable.
@@ -175,7 +179,7 @@ Function *FunctionRewriter::makeClone() {
     return At.CreateConstGEP1_64(RT.I8, Rec, Offset);
   };
   Carried Low;
-  for (unsigned I = 0; I < CHIMERA_ISA_COUNT; I++)
+  for (unsigned I = 0; I < REC_CARRIED_WORDS; I++)
     Low.push_back(B.CreateLoad(RT.I64, Field(B, REC_LOW + 8 * I), "low"));
   SwitchInst *SW = B.CreateSwitch(B.CreateLoad(RT.I32, Field(B, REC_SITE)),
                                   Bad, Sites.size());
@@ -189,12 +193,6 @@ Function *FunctionRewriter::makeClone() {
     if (isa<AllocaInst>(I))
       if (AllocaInst *Slot = describeObject(cast<Instruction>(Map[&I]), Entry))
         Slots[&I] = Slot;
-  bool OuterFramed = Framed;
-  Framed = false;
-  for (unsigned I = 0; I < Sites.size() && !Framed; I++)
-    if (Sites[I].Inv)
-      for (unsigned A = 0; A < Sites[I].Inv->arg_size(); A++)
-        Framed |= Sites[I].Inv->isByValArgument(A);
 
   for (Site &S : Sites) {
     SmallVector<Value *, 16> Live, Loaded;
@@ -233,16 +231,10 @@ Function *FunctionRewriter::makeClone() {
     } else {
       auto *Inv = cast<InvokeInst>(Map[S.Inv]);
       Value *Inner = D.CreateLoad(RT.Ptr, Field(D, REC_INNER), "inner");
-      Value *Index = D.CreateZExt(
-          D.CreateLoad(RT.I32, D.CreateConstGEP1_64(RT.I8, Inner, REC_FN)),
-          RT.I64);
-      Value *Row = D.CreateInBoundsGEP(RT.Row, RT.Table, {Index});
-      Value *Resume = D.CreateLoad(
-          RT.Ptr, D.CreateConstGEP1_64(RT.I8, Row, TABLE_RESUME));
       auto *InnerPad = BasicBlock::Create(RT.C, "resume.pad", Clone);
       InvokeInst *Again = D.CreateInvoke(
-          FunctionType::get(Inv->getType(), {RT.Ptr}, false), Resume,
-          Inv->getNormalDest(), InnerPad, {Inner});
+          FunctionType::get(Inv->getType(), {RT.Ptr}, false),
+          RT.Resume.getCallee(), Inv->getNormalDest(), InnerPad, {Inner});
       if (!Inv->getType()->isVoidTy())
         Defs[Inv].push_back({BB, Again});
       BasicBlock *Pad = Inv->getUnwindDest();
@@ -251,7 +243,6 @@ Function *FunctionRewriter::makeClone() {
       fillPad(InnerPad, Loaded, S, Low);
     }
   }
-  Framed = OuterFramed;
 
   for (auto &[V, D] : Defs)
     repair(V, D);
@@ -270,7 +261,9 @@ Function *FunctionRewriter::makeEntryThunk(Function *Clone) {
   Thunk->addFnAttr(Attribute::Cold);
   Thunk->addFnAttr(Attribute::NoInline);
   IRBuilder<> B(BasicBlock::Create(RT.C, "", Thunk));
-  CallInst *CI = B.CreateCall(Clone, {Thunk->getArg(0)});
+  CallInst *CI =
+      B.CreateCall(FunctionType::get(Clone->getReturnType(), {RT.Ptr}, false),
+                   RT.Resume.getCallee(), {Thunk->getArg(0)});
   if (!Clone->getReturnType()->isVoidTy())
     B.CreateStore(CI, Thunk->getArg(1));
   B.CreateRetVoid();

@@ -96,8 +96,6 @@ void FunctionRewriter::makeSites() {
   }
 
   for (CallInst *CI : Calls) {
-    for (unsigned I = 0; I < CI->arg_size(); I++)
-      Framed |= CI->isByValArgument(I);
     auto *Pad = BasicBlock::Create(RT.C, "mig.pad", &F);
     new UnreachableInst(RT.C, Pad);
     BasicBlock *BB = CI->getParent();
@@ -216,8 +214,7 @@ void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
   B.CreateStore(B.getInt64(Fn | uint64_t(S.Id) << 32), At(REC_FN));
   unsigned Flags = Framed ? REC_F_FRAME : 0;
   if (!Low.empty()) {
-    // A clone: its own frame holds objects only if it passes some by value.
-    Flags |= REC_F_CARRIED;
+    Flags = REC_F_CLONE;
     for (unsigned I = 0; I < Low.size(); I++)
       B.CreateStore(Low[I], At(REC_LOW + 8 * I));
   }

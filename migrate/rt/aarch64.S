@@ -188,6 +188,43 @@ FUNCTION chimera_call_on
         ret
 END chimera_call_on
 
+/*
+ * T __chimera_resume(rec): calls the clone of the record, with the stack pointer
+ * at REC_AT if that is lower.  What it needs then lies there: right below the
+ * caller's frame may be objects that are kept.
+ */
+FUNCTION __chimera_resume
+        ldr     w9, [x0, #REC_FN]
+        mov     x10, #TABLE_ROW
+        adrp    x11, __chimera_table
+        add     x11, x11, :lo12:__chimera_table
+        madd    x9, x9, x10, x11
+        ldr     x9, [x9, #TABLE_RESUME]
+        ldr     x10, [x0, #REC_AT]
+        add     x11, x10, #SHIFT_BYTES
+        mov     x12, sp
+        cmp     x12, x11
+        b.hs    1f
+        br      x9
+1:      mov     sp, x10
+        stp     x29, x12, [x10]
+        str     x30, [x10, #16]
+        mov     x29, x10
+        .cfi_remember_state
+        /* CFA = *(x29 + 8); x29 is at x29, x30 at x29 + 16 */
+        .cfi_escape 0x0f, 3, 0x8d, 8, 0x06
+        .cfi_escape 0x10, 29, 2, 0x8d, 0
+        .cfi_escape 0x10, 30, 2, 0x8d, 16
+        blr     x9
+        .globl  chimera_shifted
+chimera_shifted:
+        ldr     x30, [x29, #16]
+        ldp     x29, x12, [x29]
+        mov     sp, x12
+        .cfi_restore_state
+        ret
+END __chimera_resume
+
 /* chimera_leave(sp, how): chimera_call_on() returns @how */
 FUNCTION chimera_leave
         mov     sp, x0

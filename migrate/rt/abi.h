@@ -27,19 +27,25 @@
 #define REC_SITE    4   /* u32: number of the site in that function */
 #define REC_FLAGS   8   /* u32: REC_F_* */
 #define REC_INNER   16  /* u64: the record of the frame that this one called */
-#define REC_LOW     24  /* u64[2]: lowest native stack address kept, per ISA */
-#define REC_VALUES  48  /* the live values, 16-byte aligned */
+#define REC_LOW     24  /* u64[2]: lowest stack address of the frame, per ISA */
+#define REC_PLACE   40  /* u64[2]: where its clone was called, per ISA; or 0 */
+#define REC_AT      56  /* u64: where the clone is to be called, at most */
+#define REC_VALUES  64  /* the live values, 16-byte aligned */
 
-/* The frame has objects in native stack memory; keep it while away. */
-#define REC_F_FRAME   1
-/* The pad wrote REC_LOW itself (a resume clone passing on what it was given) */
-#define REC_F_CARRIED 2
+/* Words from REC_LOW on that a resume clone hands on from record to record. */
+#define REC_CARRIED_WORDS (2 * CHIMERA_ISA_COUNT)
+
+/* The frame is a function's own and has objects; keep it while away. */
+#define REC_F_FRAME 1
+/* The frame is a resume clone's: it has no objects, but its place is kept.  The
+ * pad wrote what it was given to REC_LOW and REC_PLACE. */
+#define REC_F_CLONE 2
 
 /* A record with its values is never longer; the pass leaves a function that
  * would need more uninstrumented. */
 #define REC_MAX_BYTES 16384
 
-/* "No native stack memory of that ISA is needed." */
+/* "Nothing of that ISA's stack is kept." */
 #define REC_LOW_NONE (~0ull)
 
 /* Row of __chimera_table. */

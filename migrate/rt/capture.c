@@ -18,10 +18,17 @@
  *     stack but save blocks and pads, which do not write below their frames:
  *     objects in the captured frames stay as they are.  Signals are blocked.
  *  2. Code that runs while frames are away starts below t->limit[ISA], which is
- *     at or below every object of a captured frame (REC_LOW) and every frame
- *     that stays.
+ *     at or below every frame that stays and, while a run lasts, all that is kept
+ *     of the frames that it was given (REC_LOW): their objects, and the places of
+ *     their clones.
  *  3. The buffer may be overwritten once the innermost frame has been resumed
  *     (__chimera_arrived); until then t->busy keeps polls from capturing.
+ *  4. A clone is called where it was called before on the ISA (REC_PLACE), so
+ *     that the stack does not grow with the number of hops.  The place was free
+ *     when it was given, and what has been put on the stack since lies below it,
+ *     for it is kept like an object (2).  A frame that has no place on the ISA, or
+ *     one that is not inside its caller's, gets one below all that is kept of the
+ *     captured frames, and so do all frames inside it.
  */
 
 #include "thread.h"
@@ -41,6 +48,9 @@ const struct transport *chimera_transport;
 #define SIG_BLOCK_ALL (~0ull)
 #define NR_RT_SIGPROCMASK 14    /* canonical numbers are those of x86_64 */
 #define SIG_SETMASK 2
+
+/* More than the frame of an f$entry and what __chimera_resume() needs. */
+#define ENTRY_BYTES (96 + SHIFT_BYTES)
 
 void chimera_block_signals(struct thread *t)
 {
@@ -174,7 +184,10 @@ static void start_record(struct thread *t, struct record *rec,
                          struct record *inner)
 {
     rec->inner = inner;
-    rec->low[0] = rec->low[1] = REC_LOW_NONE;
+    for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+        rec->low[i] = REC_LOW_NONE;
+        rec->place[i] = 0;
+    }
     t->record = rec;
 }
 
@@ -238,7 +251,7 @@ _Noreturn static void finish_segment(struct thread *t, struct record *outer)
         t->record = outer;
         chimera_leave(run->sp, RUN_CAPTURED);
     }
-    t->limit[ISA_HERE] = min_u64(base.sp, t->low[ISA_HERE]);
+    t->limit[ISA_HERE] = base.sp;
     void (*ret)(const void *) = __chimera_table[outer->fn].return_value;
 
     t->record = outer;
@@ -258,7 +271,7 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
     struct record *rec = t->record;
     uint64_t pad;
 
-    if (rec->flags & REC_F_FRAME) {
+    if (rec->flags & (REC_F_FRAME | REC_F_CLONE)) {
         rec->low[ISA_HERE] = min_u64(rec->low[ISA_HERE], t->ctx.sp);
     }
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
@@ -268,6 +281,10 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
     if (!chimera_unwind(&t->ctx)) {
         chimera_die("a captured frame has no unwind information");
     }
+    if (rec->flags & REC_F_CLONE) {
+        rec->place[ISA_HERE] = t->ctx.sp;
+    }
+    chimera_unwind_shift(&t->ctx);
     pad = chimera_landing_pad(t->ctx.pc);
     if (!pad || t->nr_frames >= max_frames ||
         (unsigned char *)end + REC_MAX_BYTES > t->buffer + t->buffer_bytes) {
@@ -277,31 +294,60 @@ _Noreturn void chimera_captured(struct thread *t, void *end)
     chimera_enter_pad(&t->ctx, pad, t->record);
 }
 
+/*
+ * Says of the frames in the buffer where their clones are to be called, and
+ * returns where the outermost one's f$entry is.  @start: all below is free, but
+ * for what the frames keep.
+ */
+static uint64_t place(struct thread *t, uint64_t start)
+{
+    /* An entry fits above each new place: its frame may be outermost next. */
+    const uint64_t below = (t->low[ISA_HERE] & ~15ull) - ENTRY_BYTES;
+    struct record *rec = t->record;
+    uint64_t at = rec->place[ISA_HERE], outer;
+    bool again = at && at + ENTRY_BYTES <= start;
+
+    if (!again) {
+        at = min_u64((start & ~15ull) - ENTRY_BYTES, below);
+    }
+    start = at + ENTRY_BYTES;
+    rec->at = at;
+    while (rec->inner) {
+        outer = rec->low[ISA_HERE];     /* where the clone's frame ends */
+        rec = rec->inner;
+        again = again && rec->place[ISA_HERE] &&
+                rec->place[ISA_HERE] <= outer;
+        at = again ? rec->place[ISA_HERE] : min_u64(at, below);
+        rec->at = at;
+    }
+    return start;
+}
+
 enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
 {
     struct run run = { .up = t->run[ISA_HERE], .asked = asked };
-    uint64_t limit[CHIMERA_ISA_COUNT], usp = t->usp[ISA_HERE];
+    uint64_t usp = t->usp[ISA_HERE];
     struct record *outer = t->record;
     int end;
 
     /* What the records keep is kept until the run ends, on every ISA. */
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        limit[i] = t->limit[i];
-        t->limit[i] = min_u64(limit[i], t->low[i]);
+        run.limit[i] = t->limit[i];
+        t->limit[i] = min_u64(run.limit[i], t->low[i]);
     }
-    start = min_u64(start, t->low[ISA_HERE]);
+    start = place(t, start);
     t->run[ISA_HERE] = &run;
     t->here = chimera_node;
     chimera_unblock_signals(t);
     end = chimera_call_on(__chimera_table[outer->fn].entry, outer, t->result,
-                          start & ~15ull, &run.sp, &t->usp[ISA_HERE]);
+                          start, &run.sp, &t->usp[ISA_HERE]);
     t = __chimera_self;
     if (end == RUN_RETURNED) {
         chimera_block_signals(t);
     }
     t->run[ISA_HERE] = run.up;
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
-        t->limit[i] = limit[i];
+        t->limit[i] = run.limit[i];
     }
     t->usp[ISA_HERE] = usp;
     return end;
@@ -356,6 +402,9 @@ _Noreturn void chimera_jump(uint64_t buf, int64_t value)
                 chimera_leave(run->sp, RUN_JUMPED);
             }
             t->run[ISA_HERE] = run->up;
+            for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
+                t->limit[i] = run->limit[i];
+            }
         }
         if (!target || !target->away) {
             t->usp[ISA_HERE] = target ? target->sp : t->unwind_top[ISA_HERE];

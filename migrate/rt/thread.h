@@ -14,6 +14,9 @@
 
 #include "abi.h"
 
+/* Between a stack pointer and the lower one that __chimera_resume() sets. */
+#define SHIFT_BYTES 32
+
 /* Offsets used by assembly; checked below. */
 #define T_CTX       0
 #define T_USP       192
@@ -62,12 +65,15 @@ struct record {
     uint32_t reserved;
     struct record *inner;
     uint64_t low[CHIMERA_ISA_COUNT];
-    uint64_t pad;
+    uint64_t place[CHIMERA_ISA_COUNT];
+    uint64_t at;
 };
 
 _Static_assert(offsetof(struct record, flags) == REC_FLAGS, "abi.h");
 _Static_assert(offsetof(struct record, inner) == REC_INNER, "abi.h");
 _Static_assert(offsetof(struct record, low) == REC_LOW, "abi.h");
+_Static_assert(offsetof(struct record, place) == REC_PLACE, "abi.h");
+_Static_assert(offsetof(struct record, at) == REC_AT, "abi.h");
 _Static_assert(sizeof(struct record) == REC_VALUES, "abi.h");
 
 struct table_row {
@@ -85,6 +91,7 @@ struct run {
     bool asked;                 /* a peer asked for it and waits */
     bool away;                  /* none: frames run elsewhere meanwhile */
     struct run *theirs;         /* what stood in its place, of another node */
+    uint64_t limit[CHIMERA_ISA_COUNT];  /* of the thread, when it ends */
 };
 
 enum run_end {
@@ -112,7 +119,10 @@ struct side {
 struct thread {
     struct context ctx;         /* the frame being captured */
     uint64_t usp[CHIMERA_ISA_COUNT];    /* next capture works from here */
-    /* Lowest native stack address that must be kept, while not running there */
+    /*
+     * Lowest native stack address that must be kept, while not running there,
+     * but for what the records in the buffer keep (low).
+     */
     uint64_t limit[CHIMERA_ISA_COUNT];
     struct run *run[CHIMERA_ISA_COUNT]; /* innermost on each ISA */
     unsigned char *buffer;
@@ -211,6 +221,7 @@ void chimera_unblock_signals(struct thread *t);
 
 /* unwind.c */
 bool chimera_unwind(struct context *ctx);
+void chimera_unwind_shift(struct context *ctx);
 uint64_t chimera_landing_pad(uint64_t pc);
 
 /* transports */

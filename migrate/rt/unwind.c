@@ -57,6 +57,7 @@ static struct row rows[NR_ROWS];
 static int lock;
 
 extern const uint8_t __chimera_eh_frame_hdr[];
+extern const uint8_t chimera_shifted[];     /* in __chimera_resume() */
 
 struct fde {
     uint64_t start, len;
@@ -462,6 +463,27 @@ uint64_t chimera_landing_pad(uint64_t pc)
     struct row scratch;
 
     return lookup(pc, &scratch)->pad;
+}
+
+/* From __chimera_resume(), if it is there and has moved the stack pointer, to
+   its caller. */
+void chimera_unwind_shift(struct context *ctx)
+{
+    if (ctx->pc == (uint64_t)chimera_shifted) {
+#ifdef __x86_64__
+        const uint64_t *saved = (uint64_t *)ctx->reg[1];    /* rbp */
+
+        ctx->reg[1] = saved[0];
+        ctx->pc = *(uint64_t *)saved[1];
+        ctx->sp = saved[1] + 8;
+#else
+        const uint64_t *saved = (uint64_t *)ctx->reg[29 - 19];
+
+        ctx->reg[29 - 19] = saved[0];
+        ctx->pc = saved[2];
+        ctx->sp = saved[1];
+#endif
+    }
 }
 
 /* From a frame to its caller.  False, and @ctx as it was, if not possible. */

@@ -176,6 +176,39 @@ FUNCTION chimera_call_on
         ret
 END chimera_call_on
 
+/*
+ * T __chimera_resume(rec): calls the clone of the record, with the stack pointer
+ * at REC_AT if that is lower.  What it needs then lies there: right below the
+ * caller's frame may be objects that are kept.
+ */
+FUNCTION __chimera_resume
+        mov     REC_FN(%rdi), %eax
+        imul    $TABLE_ROW, %rax, %rax
+        mov     __chimera_table+TABLE_RESUME(%rax), %rax
+        mov     REC_AT(%rdi), %rcx
+        lea     SHIFT_BYTES(%rcx), %rdx
+        cmp     %rdx, %rsp
+        jae     1f
+        jmp     *%rax
+1:      mov     %rsp, %rdx
+        mov     %rcx, %rsp
+        mov     %rbp, (%rcx)
+        mov     %rdx, 8(%rcx)
+        mov     %rcx, %rbp
+        .cfi_remember_state
+        /* CFA = *(rbp + 8) + 8; rbp is at rbp */
+        .cfi_escape 0x0f, 5, 0x76, 8, 0x06, 0x23, 8
+        .cfi_escape 0x10, 6, 2, 0x76, 0
+        call    *%rax
+        .globl  chimera_shifted
+chimera_shifted:
+        mov     8(%rbp), %r11
+        mov     (%rbp), %rbp
+        mov     %r11, %rsp
+        .cfi_restore_state
+        ret
+END __chimera_resume
+
 /* chimera_leave(sp, how): chimera_call_on() returns @how */
 FUNCTION chimera_leave
         mov     %rdi, %rsp

@@ -46,7 +46,7 @@ define i32 @caller(i32 %a, i32 %b) #0 {
 ; CHECK: switch i32 %{{.*}}, label %resume.bad
 ; CHECK: resume.1:
 ; CHECK: %inner = load ptr
-; CHECK: invoke i32 %{{.*}}(ptr %inner)
+; CHECK: invoke i32 @__chimera_resume(ptr %inner)
 ; CHECK-NEXT: to label %{{.*}} unwind label %[[RPAD:.*]]
 ; CHECK: resume.2:
 ; CHECK: [[RPAD]]:
