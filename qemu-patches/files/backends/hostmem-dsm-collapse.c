@@ -8,14 +8,16 @@
  * on that setting: a thread applies it to what the guest uses.
  *
  * Only huge-page-sized chunks of which most pages exist are collapsed, so that
- * memory which the guest never touched is not allocated. The host's kernel
- * keeps other processes' mappings of the same memory right.
+ * memory which the guest never touched is not allocated. They are looked for
+ * when the file has grown. The host's kernel keeps other processes' mappings of
+ * the same memory right.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include "qemu/bitmap.h"
 #include "qemu/thread.h"
 #include "system/hostmem-dsm.h"
@@ -29,12 +31,13 @@
 #define PAGES_PER_MINCORE 4096
 #define WANTED_PAGES(pages) ((pages) / 4 * 3)
 #define MAX_PER_ROUND 64        /* some 20 ms of copying */
-#define ROUND_MS_MIN 100        /* after a round that found work */
-#define ROUND_MS_MAX 3200       /* doubles while there is none */
+#define ROUND_MS 100
 
 struct DsmCollapser {
     QemuThread thread;
     QemuSemaphore stop;
+    int fd;
+    blkcnt_t blocks;            /* of the file, when a round last began */
     char *start;
     size_t chunks;
     size_t next;                /* where the next round begins */
@@ -94,32 +97,45 @@ static bool collapser_round(DsmCollapser *c, unsigned *ret_collapsed)
     return true;
 }
 
+/* Is there memory that was not there in the round before? */
+static bool collapser_grown(DsmCollapser *c)
+{
+    struct stat st;
+
+    if (fstat(c->fd, &st) < 0 || st.st_blocks == c->blocks) {
+        return false;
+    }
+    c->blocks = st.st_blocks;
+    return true;
+}
+
 static void *collapser_run(void *opaque)
 {
     DsmCollapser *c = opaque;
-    unsigned collapsed;
-    int ms = ROUND_MS_MIN;
+    unsigned collapsed = 0;
 
-    while (qemu_sem_timedwait(&c->stop, ms) < 0) {
+    while (qemu_sem_timedwait(&c->stop, ROUND_MS) < 0) {
+        /* After work there may be more, or some that was in use. */
+        if (!collapsed && !collapser_grown(c)) {
+            continue;
+        }
         if (!collapser_round(c, &collapsed)) {
             trace_hostmem_dsm_collapse_impossible(errno);
             break;
         }
         if (collapsed) {
             trace_hostmem_dsm_collapsed(collapsed);
-            ms = ROUND_MS_MIN;
-        } else {
-            ms = MIN(ms * 2, ROUND_MS_MAX);
         }
     }
     return NULL;
 }
 
-DsmCollapser *dsm_collapser_start(void *memory, size_t bytes)
+DsmCollapser *dsm_collapser_start(int fd, void *memory, size_t bytes)
 {
     DsmCollapser *c = g_new0(DsmCollapser, 1);
 
     assert(QEMU_PTR_IS_ALIGNED(memory, CHUNK));
+    c->fd = fd;
     c->start = memory;
     c->chunks = bytes / CHUNK;
     c->done = bitmap_new(MAX(c->chunks, 1));

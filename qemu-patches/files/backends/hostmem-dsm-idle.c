@@ -11,7 +11,15 @@
  * while a vCPU waits: changing that does not wake the main loop, as a change
  * of its handlers would.
  *
- * All state is guarded by the BQL, except that a kick reads dsm_idle.cpu.
+ * Messages often come in quick succession: an answer, the next request. So
+ * before it blocks, the vCPU polls for as long as that has paid lately, as KVM
+ * and iothreads do: waking a thread costs more than the rest of a message's
+ * way. It never yields meanwhile, which on a busy host would cost a time
+ * slice; if the CPU is wanted, the host's scheduler takes it, and polling that
+ * did not pay is given up.
+ *
+ * All state is guarded by the BQL, except that a kick reads dsm_idle.cpu, and
+ * that the waiting vCPU owns poll_ns.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -23,6 +31,7 @@
 #include "qapi/error.h"
 #include "qemu/event_notifier.h"
 #include "qemu/main-loop.h"
+#include "qemu/timer.h"
 #include "system/cpus.h"
 #include "system/dsm.h"
 #include "system/hostmem-dsm.h"
@@ -36,6 +45,8 @@ static struct {
     CPUState *cpu;          /* waits now */
     int preferred;          /* index of the vCPU that may: where the last
                                interrupts went */
+    int64_t poll_ns;        /* how long to poll before blocking */
+    int64_t poll_max_ns;
 } dsm_idle = { .gate = -1 };
 
 static void dsm_idle_arm(bool arm)
@@ -46,7 +57,42 @@ static void dsm_idle_arm(bool arm)
     epoll_ctl(dsm_idle.gate, EPOLL_CTL_MOD, dsm_idle.fd, &ev);
 }
 
-bool dsm_idle_start(int fd, IOHandler *dispatch, void *opaque, Error **errp)
+#define POLL_MIN_NS 10000
+
+/*
+ * Wait without the BQL. Polling grows as long as what ends a wait comes soon
+ * after the vCPU has blocked, and shrinks when it takes much longer.
+ */
+static void dsm_idle_poll(struct pollfd *fds, nfds_t n)
+{
+    const int64_t start = get_clock(), max = dsm_idle.poll_max_ns;
+    int64_t waited;
+
+    do {
+        int ret = poll(fds, n, 0);
+
+        if (ret > 0) {
+            return;
+        }
+        waited = get_clock() - start;
+    } while (waited < dsm_idle.poll_ns);
+
+    if (poll(fds, n, -1) < 0) {
+        fds[0].revents = fds[1].revents = 0; /* EINTR */
+    }
+    waited = get_clock() - start;
+    if (waited > max) {
+        dsm_idle.poll_ns /= 2;
+        if (dsm_idle.poll_ns < POLL_MIN_NS) {
+            dsm_idle.poll_ns = 0;
+        }
+    } else {
+        dsm_idle.poll_ns = MIN(MAX(dsm_idle.poll_ns * 2, POLL_MIN_NS), max);
+    }
+}
+
+bool dsm_idle_start(int fd, uint32_t poll_max_ns, IOHandler *dispatch,
+                    void *opaque, Error **errp)
 {
     struct epoll_event ev = { .events = EPOLLIN };
     int ret = event_notifier_init(&dsm_idle.kick, false);
@@ -67,6 +113,7 @@ bool dsm_idle_start(int fd, IOHandler *dispatch, void *opaque, Error **errp)
         return false;
     }
     dsm_idle.fd = fd;
+    dsm_idle.poll_max_ns = poll_max_ns;
     dsm_idle.dispatch = dispatch;
     dsm_idle.opaque = opaque;
     qemu_set_fd_handler(dsm_idle.gate, dispatch, NULL, opaque);
@@ -117,9 +164,7 @@ bool dsm_idle_wait(CPUState *cpu)
     if (cpu_thread_is_idle(cpu)) {
         dsm_idle_arm(false);
         bql_unlock();
-        if (poll(fds, ARRAY_SIZE(fds), -1) < 0) {
-            fds[0].revents = fds[1].revents = 0; /* EINTR */
-        }
+        dsm_idle_poll(fds, ARRAY_SIZE(fds));
         bql_lock();
         if (dsm_idle.gate >= 0) {
             if (fds[0].revents) {

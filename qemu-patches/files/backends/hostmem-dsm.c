@@ -63,6 +63,7 @@ struct HostMemoryBackendDsm {
     uint32_t connect_retry_ms;
     uint32_t heartbeat_ms;
     uint32_t peer_timeout_ms;
+    uint32_t poll_max_ns;
 
     DsmMachine machine;
     struct dsm_node *node;
@@ -82,6 +83,8 @@ struct HostMemoryBackendDsm {
 };
 
 #define DSM_SELF_UNSET UINT32_MAX
+/* Several times what waking a thread costs. */
+#define DSM_POLL_MAX_NS 100000
 
 static QemuMutex dsm_lock;
 /* The one node that a process can be; guarded by the BQL and dsm_lock. */
@@ -585,7 +588,8 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
     HostMemoryBackendDsm *m = MEMORY_BACKEND_DSM(backend);
 
     if (!dsm_backend_setup(m, errp) ||
-        !dsm_idle_start(dsm_node_fd(m->node), dsm_backend_dispatch, m, errp)) {
+        !dsm_idle_start(dsm_node_fd(m->node), m->poll_max_ns,
+                        dsm_backend_dispatch, m, errp)) {
         error_prepend(errp, "memory-backend-dsm '%s': ",
                       object_get_canonical_path_component(OBJECT(m)));
         return false;
@@ -597,6 +601,7 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
     }
     qatomic_set(&dsm_is_active, true);
     m->collapser = dsm_collapser_start(
+        memory_region_get_fd(&backend->mr),
         memory_region_get_ram_ptr(&backend->mr), backend->size);
     m->exit_notifier.notify = dsm_backend_exit;
     qemu_add_exit_notifier(&m->exit_notifier);
@@ -862,6 +867,7 @@ static void dsm_backend_instance_init(Object *obj)
     backend->share = true;
     backend->merge = false;
     m->self = DSM_SELF_UNSET;
+    m->poll_max_ns = DSM_POLL_MAX_NS;
 }
 
 static void dsm_backend_class_init(ObjectClass *oc, void *data)
@@ -897,6 +903,9 @@ static void dsm_backend_class_init(ObjectClass *oc, void *data)
     dsm_backend_add_uint32(oc, "peer-timeout-ms",
         offsetof(HostMemoryBackendDsm, peer_timeout_ms),
         "Silence of a node before it counts as lost (0: libdsm's default)");
+    dsm_backend_add_uint32(oc, "poll-max-ns",
+        offsetof(HostMemoryBackendDsm, poll_max_ns),
+        "How long an idle vCPU polls for messages at most before it blocks");
 }
 
 static const TypeInfo dsm_backend_info = {

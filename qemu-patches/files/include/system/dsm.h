@@ -8,6 +8,8 @@
 #define SYSTEM_DSM_H
 
 #ifdef CONFIG_DSM
+#include "exec/cpu-common.h"
+
 /**
  * dsm_active() - other processes may access guest RAM while it runs.
  *
@@ -40,6 +42,23 @@ bool dsm_idle_wait(CPUState *cpu);
  * Context: any thread.
  */
 void dsm_idle_kick(CPUState *cpu);
+
+/**
+ * dsm_code_enable() - other nodes may write to code that this one executes.
+ * @ram_bytes: dsm_code_lost() will be told of nothing beyond
+ *
+ * Context: once, before the first vCPU exists.
+ */
+void dsm_code_enable(ram_addr_t ram_bytes);
+
+/**
+ * dsm_code_lost() - this node cannot access these pages any more and is about
+ * to say so; no translation of them is started after this has returned.
+ * @start: as of the RAM block; a multiple of the page size
+ *
+ * Context: any thread; takes only a leaf lock and does not wait for vCPUs.
+ */
+void dsm_code_lost(ram_addr_t start, size_t bytes);
 #else
 static inline bool dsm_active(void)
 {

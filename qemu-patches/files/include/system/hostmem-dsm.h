@@ -79,20 +79,22 @@ bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
                          uint16_t i, uint32_t ram_flags, Error **errp);
 
 /*
- * Backs the memory with huge pages in the background, as the guest uses it.
- * It must stay mapped and must not be discarded until dsm_collapser_stop(),
+ * Backs the memory, @fd's, with huge pages in the background, as the guest uses
+ * it. It must stay mapped and must not be discarded until dsm_collapser_stop(),
  * which takes NULL too.
  */
 typedef struct DsmCollapser DsmCollapser;
 
-DsmCollapser *dsm_collapser_start(void *memory, size_t bytes);
+DsmCollapser *dsm_collapser_start(int fd, void *memory, size_t bytes);
 void dsm_collapser_stop(DsmCollapser *c);
 
 /*
  * dsm_idle_start: call @dispatch whenever @fd is readable, from the main loop
- * or from an idle vCPU's thread; with the BQL held. One @fd per process.
+ * or from an idle vCPU's thread; with the BQL held. One @fd per process. An
+ * idle vCPU polls for up to @poll_max_ns before it blocks.
  */
-bool dsm_idle_start(int fd, IOHandler *dispatch, void *opaque, Error **errp);
+bool dsm_idle_start(int fd, uint32_t poll_max_ns, IOHandler *dispatch,
+                    void *opaque, Error **errp);
 void dsm_idle_stop(void);
 
 #endif /* SYSTEM_HOSTMEM_DSM_H */
