@@ -106,7 +106,7 @@ inline copy_event(c_me, c_page, c_event, c_from, c_node)
     :: else
     fi;
     if
-    :: (acts & CA_map_rw) -> answer(c_me, c_page, RW)
+    :: (acts & (CA_map_rw | CA_allow)) -> answer(c_me, c_page, RW)
     :: else
     fi;
     if

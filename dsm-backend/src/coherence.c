@@ -79,7 +79,7 @@ const struct dsm__copy_rule
     [DSM__COPY_SM] = {
         [DSM__COPY_READ] = COPY(SM, A(MAP_RO)),
         [DSM__COPY_WRITE] = COPY(SM, 0),
-        [DSM__COPY_GRANT] = COPY(M, A(MAP_RW) | A(WON)),
+        [DSM__COPY_GRANT] = COPY(M, A(ALLOW) | A(WON)),
         [DSM__COPY_INV] = COPY(IM, A(ZAP) | A(ACK)),
         [DSM__COPY_FWD_READ] = COPY(SM, A(DATA_S)),
         [DSM__COPY_FWD_WRITE] = COPY(IM, A(ZAP) | A(DATA_M)),
@@ -152,7 +152,7 @@ const char *const dsm__copy_event_names[] = {
     "GONE", "INV", "FWD_READ", "FWD_WRITE", "RECALL", "HOME_DOWN",
 };
 const char *const dsm__copy_action_names[] = {
-    "protect", "zap", "poison", "map_ro", "map_rw", "+READ", "+WRITE",
+    "protect", "zap", "poison", "map_ro", "map_rw", "allow", "+READ", "+WRITE",
     "+DATA_S", "+DATA_M", "+RETURN", "+ACK", "+DONE", "won",
 };
 const char *const dsm__dir_names[] = { "RUN", "INV", "FWD", "REC", "END" };
@@ -219,7 +219,11 @@ static bool copy_waits(enum dsm__copy copy)
 static void set_copy(struct dsm__coh_region *r, uint64_t page,
                      enum dsm__copy copy)
 {
-    r->nr_waiting += copy_waits(copy) - copy_waits(dsm__coh_copy(r, page));
+    enum dsm__copy old = dsm__coh_copy(r, page);
+
+    r->nr_waiting += copy_waits(copy) - copy_waits(old);
+    r->nr_in[old]--;
+    r->nr_in[copy]++;
     r->pages[page].copy = copy ^ (is_home(r) ? DSM__COPY_M : DSM__COPY_I);
 }
 
@@ -293,7 +297,8 @@ _Static_assert((int)DSM__COPY_A_PROTECT == 1 << DSM__MEM_PROTECT &&
                (int)DSM__COPY_A_ZAP == 1 << DSM__MEM_ZAP &&
                (int)DSM__COPY_A_POISON == 1 << DSM__MEM_POISON &&
                (int)DSM__COPY_A_MAP_RO == 1 << DSM__MEM_MAP_RO &&
-               (int)DSM__COPY_A_MAP_RW == 1 << DSM__MEM_MAP_RW, "");
+               (int)DSM__COPY_A_MAP_RW == 1 << DSM__MEM_MAP_RW &&
+               (int)DSM__COPY_A_ALLOW == 1 << DSM__MEM_ALLOW, "");
 
 static void copy_release(struct dsm__coh_region *r, uint64_t page)
 {
@@ -970,6 +975,10 @@ void dsm__coh_init(struct dsm__coh_region *r)
         r->broken[i] = 0;
         r->nr_of[i] = 0;
     }
+    for (int i = 0; i < DSM__NR_COPIES; i++) {
+        r->nr_in[i] = 0;
+    }
+    r->nr_in[is_home(r) ? DSM__COPY_M : DSM__COPY_I] = r->nr_pages;
     if (is_home(r)) {
         r->nr_requests = dsm__coh_requests(r->nr_nodes, r->peer_limit);
         for (uint32_t i = r->nr_requests - 1; i > 0; i--) {

@@ -61,16 +61,17 @@ enum dsm__copy_action {
     DSM__COPY_A_POISON = 1 << 2,  /* from here on SIGBUS */
     DSM__COPY_A_MAP_RO = 1 << 3,  /* readable; wakes who waits */
     DSM__COPY_A_MAP_RW = 1 << 4,  /* writable; wakes who waits */
-    DSM__COPY_A_READ = 1 << 5,    /* send READ to the home */
-    DSM__COPY_A_WRITE = 1 << 6,   /* send WRITE to the home */
-    DSM__COPY_A_DATA_S = 1 << 7,  /* send data to the requester */
-    DSM__COPY_A_DATA_M = 1 << 8,  /* ... with the right to write */
-    DSM__COPY_A_RETURN = 1 << 9,  /* send data to the home */
-    DSM__COPY_A_ACK = 1 << 10,    /* tell the home that it is given up */
-    DSM__COPY_A_DONE = 1 << 11,   /* tell the home, if data came from another */
-    DSM__COPY_A_WON = 1 << 12,    /* a wait is over, the hold begins */
+    DSM__COPY_A_ALLOW = 1 << 5,   /* the same, of what is there already */
+    DSM__COPY_A_READ = 1 << 6,    /* send READ to the home */
+    DSM__COPY_A_WRITE = 1 << 7,   /* send WRITE to the home */
+    DSM__COPY_A_DATA_S = 1 << 8,  /* send data to the requester */
+    DSM__COPY_A_DATA_M = 1 << 9,  /* ... with the right to write */
+    DSM__COPY_A_RETURN = 1 << 10,  /* send data to the home */
+    DSM__COPY_A_ACK = 1 << 11,    /* tell the home that it is given up */
+    DSM__COPY_A_DONE = 1 << 12,   /* tell the home, if data came from another */
+    DSM__COPY_A_WON = 1 << 13,    /* a wait is over, the hold begins */
 };
-#define DSM__NR_COPY_ACTIONS 13
+#define DSM__NR_COPY_ACTIONS 14
 
 struct dsm__copy_rule {
     bool defined; /* else it cannot happen unless the sender is broken */
@@ -187,6 +188,7 @@ enum dsm__mem {
     DSM__MEM_POISON,
     DSM__MEM_MAP_RO,
     DSM__MEM_MAP_RW,
+    DSM__MEM_ALLOW,
     DSM__NR_MEM
 };
 
@@ -261,6 +263,7 @@ struct dsm__coh_region {
     uint64_t broken[DSM_MAX_NODES]; /* home: what each node refuses */
     bool dead;        /* the home is lost */
     uint32_t nr_waiting; /* copies in IS, IM, SM or IPF */
+    uint64_t nr_in[DSM__NR_COPIES]; /* copies in each state */
 
     struct dsm__coh_msg self_messages[DSM__COH_SELF_MESSAGES];
     uint16_t self_from[DSM__COH_SELF_MESSAGES];

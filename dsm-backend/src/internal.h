@@ -21,6 +21,7 @@
 #include <stdint.h>
 
 #include "dsm/dsm.h"
+#include "pages.h"
 #include "transport.h"
 #include "wire.h"
 
@@ -31,7 +32,7 @@
 struct dsm__options {
     const struct dsm__transport *transport; /* one more, with its context */
     void *transport_ctx;
-    bool links_only;  /* COHERENCE_PAGES as far as it exists: no regions */
+    bool links_only;  /* COHERENCE_PAGES without pages: only links */
     int sndbuf_bytes; /* SO_SNDBUF of the links; 0: the system's */
 };
 
@@ -66,6 +67,7 @@ enum dsm__source {
     DSM__SOURCE_TIMER,
     DSM__SOURCE_KICK,
     DSM__SOURCE_LINK,
+    DSM__SOURCE_PAGES,
 };
 
 /* Messages of one class that message() did not take. */
@@ -100,6 +102,7 @@ enum dsm__end {
     DSM__END_LOST,    /* by itself: closed, reset, silent, said goodbye */
     DSM__END_REFUSED, /* the other side refused us or reported an error */
     DSM__END_REFUSE,  /* this side refuses: the other one is told */
+    DSM__END_HANDED,  /* it is a page channel: the engine has it now */
 };
 
 struct dsm__link {
@@ -112,6 +115,7 @@ struct dsm__link {
     int peer; /* its index; -1 while unknown */
     char who[DSM__WHO_BYTES];
     bool outgoing;
+    enum dsm__channel channel;
     uint8_t version;      /* of the protocol, once agreed on */
     int connect_error;    /* what an asynchronous connect() ended with */
     uint64_t deadline_ns; /* of the handshake; UP: next look at silence */
@@ -161,6 +165,7 @@ struct dsm__peer {
     const char *where; /* in address, behind the scheme */
     _Atomic int state;
     struct dsm__link *link; /* while UP */
+    bool paged;             /* its page channel was set up */
     int region_fd;
     /* Only where we connect: the next attempt and what the last one met. */
     uint64_t connect_at_ns;
@@ -177,7 +182,10 @@ struct dsm_node {
     struct dsm__options options;
     uint32_t page_bytes;
 
-    enum dsm__source listener_source, timer_source, kick_source;
+    struct dsm__pages *pages; /* COHERENCE_PAGES */
+    uint64_t attached;        /* owners whose regions are */
+
+    enum dsm__source listener_source, timer_source, kick_source, pages_source;
     int epoll_fd, timer_fd, kick_fd;
     bool kicked;
     bool dispatching;
@@ -213,6 +221,8 @@ static inline enum dsm_peer_state dsm__peer_get_state(
 {
     return atomic_load_explicit(&peer->state, memory_order_acquire);
 }
+/* Connect for the next channel. */
+void dsm__peer_connect_next(struct dsm_node *node, uint16_t index);
 void dsm__peer_set_up(struct dsm_node *node, struct dsm__link *link);
 void dsm__peer_set_down(struct dsm_node *node, uint16_t index,
                         const char *reason);
@@ -234,6 +244,9 @@ void dsm__link_kicked(struct dsm__link *link);
 void dsm__link_leave(struct dsm__link *link);
 int dsm__link_send(struct dsm__link *link, enum dsm_class cls,
                    const struct iovec *iov, int iovcnt, size_t bytes);
+/* End a link that is UP, for what happened on the page channel. */
+void dsm__link_lose(struct dsm__link *link, bool broke_protocol,
+                    const char *reason);
 void dsm__link_ring(struct dsm__link *link, uint64_t bits);
 
 #endif

@@ -403,7 +403,9 @@ static void link_free(struct dsm__link *link)
         munmap(link->kept_map, link->kept_map_bytes);
     }
     /* Closing also removes it from the epoll set: nobody else has this fd. */
-    close(link->fd);
+    if (link->fd >= 0) {
+        close(link->fd);
+    }
     free(link->rx_buf);
     free(link);
 }
@@ -412,6 +414,29 @@ static bool notice_is_final(uint32_t notice)
 {
     return notice != DSM__NOTICE_PROTOCOL && notice != DSM__NOTICE_BUSY &&
            notice != DSM__NOTICE_TIMEOUT;
+}
+
+/* The page engine takes the connection, with what came on it already. */
+static void link_hand_over(struct dsm__link *link)
+{
+    struct dsm_node *node = link->node;
+    int peer = link->peer, ret;
+    bool outgoing = link->outgoing;
+    char reason[DSM_REASON_BYTES];
+
+    epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, link->fd, NULL);
+    node->peers[peer].paged = true;
+    ret = dsm__pages_connect(node->pages, peer, link->fd, link->transport,
+                             link->rx_buf + link->rx_start,
+                             link->rx_end - link->rx_start);
+    link->fd = -1;
+    link_free(link);
+    if (ret < 0) {
+        snprintf(reason, sizeof(reason), "page channel: %s", strerror(-ret));
+        dsm__peer_set_down(node, peer, reason);
+    } else if (outgoing) {
+        dsm__peer_connect_next(node, peer);
+    }
 }
 
 /* Act on link->end and free the link. Only at the level of an event. */
@@ -427,6 +452,10 @@ static void link_finish(struct dsm__link *link)
     int connect_error;
     char reason[DSM_REASON_BYTES];
 
+    if (end == DSM__END_HANDED) {
+        link_hand_over(link);
+        return;
+    }
     if (end == DSM__END_REFUSE) {
         if (phase == DSM__PHASE_UP) {
             dsm__count(link_counters(link)->protocol_errors, 1);
@@ -490,6 +519,7 @@ static struct dsm__frame link_hello(struct dsm__link *link,
         .cpus = self->cpus,
         .ram_bytes = self->ram_bytes,
         .doorbell_window = LINK_DOORBELL_WINDOW,
+        .channel = link->channel,
     };
     memcpy(f.hello.machine_uuid, config->machine_uuid, DSM_UUID_BYTES);
     snprintf(f.hello.name, sizeof(f.hello.name), "%s", self->name);
@@ -651,6 +681,12 @@ static bool link_check_hello(struct dsm__link *link,
                            "pages of %u bytes offered, node %u expects %u",
                            hello->page_bytes, self, node->page_bytes);
     }
+    if (link->outgoing ? hello->channel != link->channel
+                       : hello->channel == DSM__CHANNEL_PAGES && !node->pages) {
+        return link_refuse(link, DSM__NOTICE_CONFIG,
+                           "channel %u offered where none such can be",
+                           hello->channel);
+    }
     desc = &node->peers[hello->from].desc;
     if (strcmp(hello->name, desc->name) != 0) {
         char name[DSM_NAME_BYTES];
@@ -684,8 +720,19 @@ static bool link_check_hello(struct dsm__link *link,
 
 static bool link_check_absent(struct dsm__link *link, uint16_t peer)
 {
+    bool paged = link->node->peers[peer].paged;
+
     switch (dsm__peer_get_state(&link->node->peers[peer])) {
     case DSM_PEER_ABSENT:
+        if (link->channel == DSM__CHANNEL_PAGES && paged) {
+            return link_refuse(link, DSM__NOTICE_DUPLICATE,
+                               "node %u has a page channel already", peer);
+        }
+        if (link->channel == DSM__CHANNEL_LINK && link->node->pages &&
+            !paged) {
+            return link_refuse(link, DSM__NOTICE_BUSY,
+                               "node %u has no page channel yet", peer);
+        }
         return true;
     case DSM_PEER_UP:
         return link_refuse(link, DSM__NOTICE_DUPLICATE,
@@ -703,8 +750,11 @@ static void link_handle_hello(struct dsm__link *link,
 {
     struct dsm__frame f;
 
-    if (!link_check_hello(link, hello) ||
-        !link_check_absent(link, hello->from)) {
+    if (!link_check_hello(link, hello)) {
+        return;
+    }
+    link->channel = hello->channel;
+    if (!link_check_absent(link, hello->from)) {
         return;
     }
     link->peer = hello->from;
@@ -782,6 +832,10 @@ static void link_handle_ready(struct dsm__link *link)
         link_put_ready(link);
     }
     if (link->end != DSM__END_NONE || link->tx_dead) {
+        return;
+    }
+    if (link->channel == DSM__CHANNEL_PAGES) {
+        link_set_end(link, DSM__END_HANDED, 0, "page channel");
         return;
     }
     link->phase = DSM__PHASE_UP;
@@ -1173,6 +1227,14 @@ void dsm__link_kicked(struct dsm__link *link)
     }
 }
 
+void dsm__link_lose(struct dsm__link *link, bool broke_protocol,
+                    const char *reason)
+{
+    link_set_end(link, broke_protocol ? DSM__END_REFUSE : DSM__END_LOST,
+                 broke_protocol ? DSM__NOTICE_PROTOCOL : 0, "%s", reason);
+    link_finish(link);
+}
+
 void dsm__link_timer(struct dsm__link *link)
 {
     const struct dsm_config *config = &link->node->config;
@@ -1235,6 +1297,10 @@ int dsm__link_new(struct dsm_node *node,
     link->peer = outgoing_to;
     link->region_fd = -1;
     link->phase = link->outgoing ? DSM__PHASE_CONNECTING : DSM__PHASE_HELLO;
+    link->channel = link->outgoing && node->pages &&
+                            !node->peers[outgoing_to].paged
+                        ? DSM__CHANNEL_PAGES
+                        : DSM__CHANNEL_LINK;
     link->last_rx_ns = dsm__now_ns();
     link->deadline_ns = link->last_rx_ns + node->config.handshake_timeout_ms *
                                                DSM__NSEC_PER_MSEC;

@@ -19,6 +19,8 @@
 #define NODE_DEFAULT_HANDSHAKE_TIMEOUT_MS 5000
 #define NODE_DEFAULT_HEARTBEAT_MS 2000
 #define NODE_DEFAULT_PEER_TIMEOUT_MS 30000
+/* Some times what it takes to wake a thread: who got a page gets to use it. */
+#define NODE_DEFAULT_HOLD_US 50
 
 #define NODE_EVENTS 64
 /* Most connections taken from the listener in one dispatch. */
@@ -138,6 +140,7 @@ static int node_init_config(struct dsm_node *node,
     set_default(&c->handshake_timeout_ms, NODE_DEFAULT_HANDSHAKE_TIMEOUT_MS);
     set_default(&c->heartbeat_ms, NODE_DEFAULT_HEARTBEAT_MS);
     set_default(&c->peer_timeout_ms, NODE_DEFAULT_PEER_TIMEOUT_MS);
+    set_default(&c->hold_us, NODE_DEFAULT_HOLD_US);
     /* A PING needs time for its answer; see also node_forgive_silence(). */
     if (c->peer_timeout_ms / 2 < c->heartbeat_ms) {
         return -EINVAL;
@@ -182,6 +185,37 @@ static int node_init_loop(struct dsm_node *node)
     return node_watch(node, node->kick_fd, &node->kick_source);
 }
 
+/* The page engine, and a place for this node's copy of every region. */
+static int node_init_pages(struct dsm_node *node)
+{
+    const struct dsm_config *c = &node->config;
+    const struct dsm__pages_config config = {
+        .self = c->self,
+        .nr_nodes = c->nr_nodes,
+        .page_bytes = node->page_bytes,
+        .hold_us = c->no_hold ? 0 : c->hold_us,
+        .spin_us = c->spin_us,
+        .heartbeat_ms = c->heartbeat_ms,
+        .peer_timeout_ms = c->peer_timeout_ms,
+    };
+    int ret;
+
+    ret = dsm__pages_create(&config, &node->pages);
+    if (ret < 0) {
+        return ret;
+    }
+    for (uint16_t i = 0; i < c->nr_nodes; i++) {
+        struct dsm__peer *peer = &node->peers[i];
+
+        peer->region_fd = dsm__region_create(peer->desc.name,
+                                             peer->desc.ram_bytes);
+        if (peer->region_fd < 0) {
+            return peer->region_fd;
+        }
+    }
+    return node_watch(node, node->pages->note_fd, &node->pages_source);
+}
+
 int dsm__node_create(const struct dsm_config *config,
                      const struct dsm_ops *ops, void *opaque,
                      const struct dsm__options *options,
@@ -201,9 +235,6 @@ int dsm__node_create(const struct dsm_config *config,
         config->coherence != DSM_COHERENCE_PAGES) {
         return -EINVAL;
     }
-    if (config->coherence == DSM_COHERENCE_PAGES && !options->links_only) {
-        return -EOPNOTSUPP;
-    }
 
     node = calloc(1, sizeof(*node) + config->nr_nodes * sizeof(*self));
     if (!node) {
@@ -216,6 +247,7 @@ int dsm__node_create(const struct dsm_config *config,
     node->listener_source = DSM__SOURCE_LISTENER;
     node->timer_source = DSM__SOURCE_TIMER;
     node->kick_source = DSM__SOURCE_KICK;
+    node->pages_source = DSM__SOURCE_PAGES;
     node->epoll_fd = node->timer_fd = node->kick_fd = -1;
     node->accept_at_ns = DSM__NEVER;
     node->armed_ns = DSM__NEVER;
@@ -240,6 +272,8 @@ int dsm__node_create(const struct dsm_config *config,
     if (ret == 0 && dsm__node_passes_regions(node)) {
         ret = dsm__region_create(self->desc.name, self->desc.ram_bytes);
         self->region_fd = ret;
+    } else if (ret == 0 && !options->links_only) {
+        ret = node_init_pages(node);
     }
     if (ret < 0) {
         dsm_node_destroy(node);
@@ -280,6 +314,7 @@ void dsm_node_destroy(struct dsm_node *node)
     while (node->handshakes) {
         dsm__link_leave(node->handshakes);
     }
+    dsm__pages_destroy(node->pages);
     if (node->listening) {
         node->listener.transport->unlisten(&node->listener);
     }
@@ -300,6 +335,9 @@ int dsm_node_start(struct dsm_node *node)
 
     if (node->listening) {
         return -EALREADY;
+    }
+    if (node->pages && !(node->attached & (UINT64_C(1) << node->config.self))) {
+        return -ENXIO;
     }
     ret = self->transport->listen(node->options.transport_ctx, self->where,
                                   &node->listener);
@@ -333,8 +371,10 @@ void dsm__peer_set_up(struct dsm_node *node, struct dsm__link *link)
     struct dsm__peer *peer = &node->peers[link->peer];
 
     peer->link = link;
-    peer->region_fd = link->region_fd;
-    link->region_fd = -1;
+    if (dsm__node_passes_regions(node)) {
+        peer->region_fd = link->region_fd;
+        link->region_fd = -1;
+    }
     atomic_store_explicit(&peer->state, DSM_PEER_UP, memory_order_release);
     node->ops.peer_state(node->opaque, link->peer, DSM_PEER_UP, "");
 }
@@ -345,6 +385,10 @@ void dsm__peer_set_down(struct dsm_node *node, uint16_t index,
     struct dsm__peer *peer = &node->peers[index];
 
     peer->link = NULL;
+    peer->connect_at_ns = DSM__NEVER;
+    if (node->pages) {
+        dsm__pages_lose(node->pages, index);
+    }
     for (int i = 0; i < DSM_NR_CLASSES; i++) {
         dsm__gauge(peer->counters.credits_left[i], 0);
         dsm__gauge(peer->counters.queued_in[i], 0);
@@ -389,6 +433,13 @@ void dsm__peer_retry(struct dsm_node *node, uint16_t index, int connect_error)
                  strerror(-connect_error));
         dsm__node_rejected(node, reason);
     }
+}
+
+void dsm__peer_connect_next(struct dsm_node *node, uint16_t index)
+{
+    node->peers[index].backoff_ns = 0;
+    node->peers[index].connect_at_ns = node->now_ns;
+    dsm__node_arm(node, node->now_ns);
 }
 
 static void peer_connect(struct dsm_node *node, uint16_t index)
@@ -575,10 +626,37 @@ static void node_take_timer(struct dsm_node *node)
     node_set_timer(node, node_next_deadline(node));
 }
 
+/*
+ * Page channels that were lost. A process that leaves or dies ends its link,
+ * too: what that says is the better reason, so it is read first.
+ */
+static void node_take_pages(struct dsm_node *node)
+{
+    char reason[DSM_REASON_BYTES];
+    bool broke_protocol;
+    uint16_t index;
+    uint64_t count;
+
+    (void)!read(node->pages->note_fd, &count, sizeof(count));
+    while (dsm__pages_note(node->pages, &index, &broke_protocol, reason)) {
+        struct dsm__peer *peer = &node->peers[index];
+
+        for (int i = 0; i < NODE_EVENTS && peer->link && !broke_protocol;
+             i++) {
+            dsm__link_event(peer->link, EPOLLIN);
+        }
+        if (peer->link) {
+            dsm__link_lose(peer->link, broke_protocol, reason);
+        } else if (dsm__peer_get_state(peer) == DSM_PEER_ABSENT) {
+            dsm__peer_set_down(node, index, reason);
+        }
+    }
+}
+
 int dsm_node_dispatch(struct dsm_node *node)
 {
     struct epoll_event events[NODE_EVENTS];
-    bool timer = false, kick = false;
+    bool timer = false, kick = false, pages = false;
     int nr;
 
     if (node->dispatching) {
@@ -612,7 +690,13 @@ int dsm_node_dispatch(struct dsm_node *node)
         case DSM__SOURCE_LINK:
             dsm__link_event(source, events[i].events);
             break;
+        case DSM__SOURCE_PAGES:
+            pages = true;
+            break;
         }
+    }
+    if (pages) {
+        node_take_pages(node);
     }
     if (kick) {
         node_take_kick(node);
@@ -651,7 +735,7 @@ int dsm_region_fd(const struct dsm_node *node, uint16_t owner)
         return -EINVAL;
     }
     peer = &node->peers[owner];
-    if (!dsm__node_passes_regions(node)) {
+    if (!dsm__node_passes_regions(node) && !node->pages) {
         return -EOPNOTSUPP;
     }
     if (dsm__peer_get_state(peer) == DSM_PEER_FENCED) {
@@ -671,11 +755,55 @@ int dsm_peer_fence(struct dsm_node *node, uint16_t index)
     if (dsm__peer_get_state(peer) != DSM_PEER_DOWN) {
         return -EBUSY;
     }
+    if (node->pages) {
+        dsm__pages_detach(node->pages, index);
+    }
     close_fd(peer->region_fd);
     peer->region_fd = -1;
     atomic_store_explicit(&peer->state, DSM_PEER_FENCED,
                           memory_order_release);
     return 0;
+}
+
+int dsm_region_attach(struct dsm_node *node, uint16_t owner,
+                      const struct dsm_region_params *params)
+{
+    const struct dsm__peer *peer;
+    int ret;
+
+    if (owner >= node->config.nr_nodes) {
+        return -EINVAL;
+    }
+    peer = &node->peers[owner];
+    if (!node->pages) {
+        return -EOPNOTSUPP;
+    }
+    if (peer->region_fd < 0) {
+        return -EHOSTDOWN;
+    }
+    ret = dsm__pages_attach(node->pages, owner, peer->region_fd,
+                            peer->desc.ram_bytes, params);
+    if (ret == 0) {
+        node->attached |= UINT64_C(1) << owner;
+    }
+    return ret;
+}
+
+int dsm_region_detach(struct dsm_node *node, uint16_t owner)
+{
+    if (owner >= node->config.nr_nodes || !node->pages) {
+        return -ENXIO;
+    }
+    return dsm__pages_detach(node->pages, owner);
+}
+
+int dsm_region_stats(struct dsm_node *node, uint16_t owner,
+                     struct dsm_region_stats *ret_stats)
+{
+    if (owner >= node->config.nr_nodes || !node->pages) {
+        return -ENXIO;
+    }
+    return dsm__pages_stats(node->pages, owner, ret_stats);
 }
 
 int dsm_send(struct dsm_node *node, uint16_t to, enum dsm_class cls,

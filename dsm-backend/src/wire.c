@@ -45,7 +45,8 @@ struct wire_hello {
     uint64_t ram_bytes;
     uint16_t window[DSM_NR_CLASSES];
     uint16_t doorbell_window;
-    uint16_t reserved[3];
+    uint16_t channel;
+    uint16_t reserved[2];
     char name[32];
 };
 _Static_assert(sizeof(struct wire_hello) == DSM__WIRE_HELLO_BYTES, "");
@@ -134,6 +135,7 @@ static size_t wire_encode_hello(uint8_t *out, const struct dsm__hello *hello)
         .cpus = htole32(hello->cpus),
         .ram_bytes = htole64(hello->ram_bytes),
         .doorbell_window = htole16(hello->doorbell_window),
+        .channel = htole16(hello->channel),
     };
 
     memcpy(w.machine_uuid, hello->machine_uuid, sizeof(w.machine_uuid));
@@ -220,6 +222,7 @@ static int wire_decode_hello(const uint8_t *body, uint32_t body_bytes,
         .cpus = le32toh(w.cpus),
         .ram_bytes = le64toh(w.ram_bytes),
         .doorbell_window = le16toh(w.doorbell_window),
+        .channel = le16toh(w.channel),
     };
     memcpy(ret->machine_uuid, w.machine_uuid, sizeof(ret->machine_uuid));
     memcpy(ret->name, w.name, sizeof(ret->name));
@@ -243,7 +246,7 @@ static int wire_decode_hello(const uint8_t *body, uint32_t body_bytes,
             *ret_why = "HELLO of a wrong length";
             return -EPROTO;
         }
-        if (w.reserved[0] || w.reserved[1] || w.reserved[2]) {
+        if (w.reserved[0] || w.reserved[1]) {
             *ret_why = "reserved field of HELLO not 0";
             return -EPROTO;
         }
@@ -268,6 +271,10 @@ static int wire_decode_hello(const uint8_t *body, uint32_t body_bytes,
             *ret_why = "window in HELLO out of range";
             return -EPROTO;
         }
+    }
+    if (ret->channel >= DSM__NR_CHANNELS) {
+        *ret_why = "channel in HELLO out of range";
+        return -EPROTO;
     }
     if (ret->doorbell_window == 0) {
         *ret_why = "doorbell window in HELLO is 0";

@@ -57,6 +57,13 @@ enum dsm__notice {
     DSM__NR_NOTICES
 };
 
+/* What a connection is for. */
+enum dsm__channel {
+    DSM__CHANNEL_LINK = 0,
+    DSM__CHANNEL_PAGES = 1,
+    DSM__NR_CHANNELS
+};
+
 struct dsm__hello {
     uint8_t machine_uuid[DSM_UUID_BYTES];
     uint16_t version_min;
@@ -73,6 +80,7 @@ struct dsm__hello {
     uint64_t ram_bytes;
     uint16_t window[DSM_NR_CLASSES];
     uint16_t doorbell_window;
+    uint16_t channel; /* enum dsm__channel */
     char name[DSM_NAME_BYTES]; /* NUL padded and terminated */
 };
 

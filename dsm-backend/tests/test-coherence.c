@@ -196,6 +196,7 @@ static void op_memory(void *ctx, uint64_t page, enum dsm__mem op)
         *access = RO;
         break;
     case DSM__MEM_MAP_RW:
+    case DSM__MEM_ALLOW:
         *access = RW;
         break;
     case DSM__NR_MEM:

@@ -71,6 +71,7 @@ static void bend_page(struct dsm__hello *h) { h->page_bytes *= 4; }
 static void bend_name(struct dsm__hello *h) { h->name[0] = 'N'; }
 static void bend_name_ugly(struct dsm__hello *h) { h->name[0] = '\n'; }
 static void bend_isa(struct dsm__hello *h) { h->elf_machine = 243; }
+static void bend_channel(struct dsm__hello *h) { h->channel = 1; }
 static void bend_cpus(struct dsm__hello *h) { h->cpus++; }
 static void bend_ram(struct dsm__hello *h) { h->ram_bytes += 4096; }
 
@@ -99,6 +100,7 @@ static const struct {
     { bend_name_ugly, DSM__NOTICE_CONFIG, "name ?ode" },
     { bend_isa, DSM__NOTICE_CONFIG, "ISA 243 offered" },
     { bend_cpus, DSM__NOTICE_CONFIG, "CPUs offered" },
+    { bend_channel, DSM__NOTICE_CONFIG, "channel 1 offered" },
     { bend_ram, DSM__NOTICE_CONFIG, "bytes of RAM offered" },
 };
 #define NR_BENDS (sizeof(bends) / sizeof(bends[0]))
@@ -1184,7 +1186,6 @@ static void test_configs(void **state)
     EXPECT(-EINVAL, config.self = 2);
     EXPECT(-EINVAL, config.nodes = NULL);
     EXPECT(-EINVAL, config.coherence = 2);
-    EXPECT(-EOPNOTSUPP, config.coherence = DSM_COHERENCE_PAGES);
     EXPECT(-EINVAL, config.credits[3] = DSM_MAX_CREDITS + 1);
     EXPECT(-EINVAL, config.heartbeat_ms = 20000);
     EXPECT(-EINVAL, config.peer_timeout_ms = 3999);

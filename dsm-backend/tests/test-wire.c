@@ -184,7 +184,11 @@ static const struct {
     { DSM__FRAME_HELLO, 32 + 56, 0, -EPROTO, "window in HELLO out of range" },
     { DSM__FRAME_HELLO, 32 + 59, 5, -EPROTO, "window in HELLO out of range" },
     { DSM__FRAME_HELLO, 32 + 64, 0, -EPROTO, "doorbell window in HELLO is 0" },
-    { DSM__FRAME_HELLO, 32 + 66, 1, -EPROTO, "reserved field of HELLO not 0" },
+    { DSM__FRAME_HELLO, 32 + 66, 2, -EPROTO,
+      "channel in HELLO out of range" },
+    { DSM__FRAME_HELLO, 32 + 67, 1, -EPROTO,
+      "channel in HELLO out of range" },
+    { DSM__FRAME_HELLO, 32 + 68, 1, -EPROTO, "reserved field of HELLO not 0" },
     { DSM__FRAME_HELLO, 32 + 71, 1, -EPROTO, "reserved field of HELLO not 0" },
     { DSM__FRAME_HELLO_ACK, 32 + 72, 0, -EPROTO,
       "name in HELLO is not padded with NUL" },
@@ -264,7 +268,7 @@ static void test_later_versions(void **state)
     f.hello.version_max = 7;
     dsm__wire_encode(out, &f);
     out[12] += 8;
-    out[32 + 66] = 1;
+    out[32 + 68] = 1;
     assert_int_equal(dsm__wire_decode(out, sizeof(out), &g, &why),
                      32 + 104 + 8);
     assert_int_equal(g.hello.version_max, 7);

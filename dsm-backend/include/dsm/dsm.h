@@ -41,7 +41,7 @@ struct dsm_node;
 /** How the regions of a machine are kept coherent. */
 enum dsm_coherence {
     DSM_COHERENCE_SHARED = 0, /* one memfd mapped by every process */
-    DSM_COHERENCE_PAGES = 1,  /* page protocol; -EOPNOTSUPP where not built */
+    DSM_COHERENCE_PAGES = 1,  /* page protocol: docs/coherence.md */
 };
 
 /**
@@ -97,6 +97,12 @@ struct dsm_config {
     uint32_t heartbeat_ms;            /* silence before a PING: 2000 */
     uint32_t peer_timeout_ms; /* silence before DOWN, at least two
                                  heartbeats: 30000 */
+
+    /* DSM_COHERENCE_PAGES only. */
+    uint32_t hold_us; /* a page just won is kept for so long: 50 */
+    bool no_hold;     /* it is not */
+    uint32_t spin_us; /* after an event the protocol thread looks for the next
+                         one for so long before it sleeps; 0: it sleeps */
 };
 
 /* All but rejected() are required. */
@@ -147,20 +153,30 @@ struct dsm_ops {
  * @opaque: handed to every callback.
  *
  * No peer is contacted yet. @config and @ops are copied.
- * Return: 0; -EINVAL the configuration contradicts itself; -EOPNOTSUPP the
- * coherence mode is not built in; -ENOMEM, -EMFILE, ... from the system.
+ * DSM_COHERENCE_PAGES starts a thread, with all signals blocked.
+ * Return: 0; -EINVAL the configuration contradicts itself; what
+ * dsm_pages_available() says; -ENOMEM, -EMFILE, ... from the system.
  * Source: docs/libdsm.md.
  */
 int dsm_node_create(const struct dsm_config *config, const struct dsm_ops *ops,
                     void *opaque, struct dsm_node **ret_node);
 
 /**
+ * dsm_pages_available() - can this process use DSM_COHERENCE_PAGES?
+ * @ret_why: if not, a constant string for people. May be NULL.
+ * Return: 0; -EPERM, -ENOSYS, -EOPNOTSUPP, ...: what dsm_node_create() would
+ * return.
+ */
+int dsm_pages_available(const char **ret_why);
+
+/**
  * dsm_node_start() - listen at the own address and connect to the peers.
  *
  * Connections to nodes of a lower index are made from here and retried until
  * they stand or the node is destroyed; nodes of a higher index connect to us.
+ * With DSM_COHERENCE_PAGES the own region must be attached.
  * Return: 0; -EADDRINUSE a live process listens there (a stale unix socket
- * is replaced); -ENOTSOCK something else has that path; -EALREADY it was
+ * is replaced); -ENXIO the own region is not attached; -ENOTSOCK something else has that path; -EALREADY it was
  * called before; other errors of socket(2), bind(2), and of open(2) for the
  * directory of the path, which is locked meanwhile (flock).
  */
@@ -168,8 +184,9 @@ int dsm_node_start(struct dsm_node *node);
 
 /**
  * dsm_node_destroy() - leave the machine: says goodbye, closes all links and
- * all descriptors; what is mapped of the regions stays so. NULL is allowed.
- * No callback runs.
+ * all descriptors; what is mapped of the regions stays so, but is coherent no
+ * more, and who waits for a page reads what happens to be there. NULL is
+ * allowed. No callback runs.
  */
 void dsm_node_destroy(struct dsm_node *node);
 
@@ -186,14 +203,101 @@ int dsm_node_dispatch(struct dsm_node *node);
 /**
  * dsm_region_fd() - the memory of node @owner as a file descriptor.
  *
- * The descriptor belongs to libdsm; it stays open until the region's owner
+ * With DSM_COHERENCE_PAGES this is the memory in which this node keeps its
+ * copy of the region, and exists from the beginning. Map it, shared, once, and
+ * attach the mapping before it is touched.
+ *
+ * With DSM_COHERENCE_SHARED: the descriptor belongs to libdsm; it stays open until the region's owner
  * is fenced or the node destroyed. Its size is exactly the owner's ram_bytes
  * and is sealed against shrinking (checked for peers), so that a mapping of
  * it cannot fault because of what the peer does.
  * Return: the fd; -EINVAL no such node; -ENODATA the owner was not seen yet;
- * -EHOSTDOWN it is fenced; -EOPNOTSUPP coherence mode is not SHARED.
+ * -EHOSTDOWN it is fenced; -EOPNOTSUPP there is none in this mode.
  */
 int dsm_region_fd(const struct dsm_node *node, uint16_t owner);
+
+/*
+ * What an embedder tells about a mapping. The callbacks come from the protocol
+ * thread, at any time, also while other threads of the process hold any lock
+ * and wait for a page: they must not block, take a lock that is held while
+ * memory of a region is touched, touch such memory, or call libdsm.
+ */
+struct dsm_region_params {
+    void *memory; /* the mapping: all of the region, page aligned */
+    bool ahead;   /* fetch ahead of sequential and strided reads */
+    uint32_t ahead_max_pages; /* in one batch, at most 256: 128 */
+    void *opaque;
+    /**
+     * invalidated() - these pages cannot be accessed here any more, and the
+     * peer that will write them has not been told so yet: it is when this
+     * returns. May be NULL.
+     */
+    void (*invalidated)(void *opaque, uint16_t owner, uint64_t page_idx,
+                        uint64_t nr_pages);
+    /**
+     * lost() - the data of these pages is lost with a node; an access gets
+     * SIGBUS (BUS_MCEERR_AR). All pages: the region's owner is lost. Whoever
+     * waits for one of them is about to get the signal. May be NULL.
+     */
+    void (*lost)(void *opaque, uint16_t owner, uint64_t page_idx,
+                 uint64_t nr_pages);
+    /**
+     * failed() - the kernel refused what it must not, so the memory is no
+     * longer coherent: the embedder should stop. May be NULL.
+     */
+    void (*failed)(void *opaque, uint16_t owner, const char *reason);
+};
+
+/**
+ * dsm_region_attach() - keep a mapping of dsm_region_fd(@owner) coherent.
+ *
+ * The own region: before dsm_node_start(). Another's: at any time; what is
+ * accessed before its owner is UP waits for that. From here on an access may
+ * wait for other nodes, also one of the kernel, but never for the caller's
+ * dsm_node_dispatch() or any lock of the embedder.
+ * Return: 0; -EINVAL the parameters are wrong; -EALREADY it is attached;
+ * -EOPNOTSUPP coherence mode is not PAGES; -EHOSTDOWN the owner is lost;
+ * errors of mmap(2), madvise(2) and UFFDIO_REGISTER.
+ */
+int dsm_region_attach(struct dsm_node *node, uint16_t owner,
+                      const struct dsm_region_params *params);
+
+/**
+ * dsm_region_detach() - stop to watch a mapping of a lost node's region;
+ * part of dsm_peer_fence(). The memory stays mapped as it is.
+ * Return: 0; -ENXIO it is not attached; -EBUSY the owner is not lost.
+ */
+int dsm_region_detach(struct dsm_node *node, uint16_t owner);
+
+/** Of one region, on this node, since it was attached. */
+struct dsm_region_stats {
+    /* gauges: pages by the state of this node's copy */
+    uint64_t pages_none, pages_shared, pages_modified, pages_waiting;
+    uint64_t pages_lost;
+    /* counters */
+    uint64_t read_faults;  /* that were answered by another node */
+    uint64_t write_faults; /* the same; upgrades of readable pages included */
+    uint64_t local_faults; /* that needed no message */
+    uint64_t upgrades;     /* permissions to write that came without data */
+    uint64_t pages_in, pages_out;
+    uint64_t invalidations; /* of copies here */
+    uint64_t downgrades;    /* from writable to readable */
+    uint64_t holds;         /* of these were put off */
+    uint64_t ahead_asked, ahead_declined; /* pages, asked for ahead of use */
+    uint64_t ahead_useful, ahead_wasted;  /* a batch counts as a whole */
+    /* bucket b counts waits of [2^b, 2^(b+1)) ns; measured in us */
+    uint64_t read_ns[DSM_HISTOGRAM_BUCKETS];
+    uint64_t write_ns[DSM_HISTOGRAM_BUCKETS];
+    uint64_t upgrade_ns[DSM_HISTOGRAM_BUCKETS];
+};
+
+/**
+ * dsm_region_stats() - a copy of the region's statistics, of one instant.
+ * Context: any thread, also while others wait for pages.
+ * Return: 0; -ENXIO it is not attached.
+ */
+int dsm_region_stats(struct dsm_node *node, uint16_t owner,
+                     struct dsm_region_stats *ret_stats);
 
 /**
  * dsm_peer_state() - state of @peer; DSM_PEER_UP for the node itself,
