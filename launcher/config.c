@@ -40,6 +40,8 @@ static const char *const isa_names[] = { "x86_64", "aarch64", NULL };
 static const char *const accel_names[] = { "auto", "tcg", "kvm", NULL };
 static const char *const coherence_names[] = { "shared", "dsm", NULL };
 static const char *const network_names[] = { "none", "user", NULL };
+static const char *const locks_names[] = { "qspinlock", "ticket", "preemptable",
+                                           NULL };
 static const char *const tlb_shootdown_names[] = { "ipi", "paravirt", NULL };
 static const char *const bool_names[] = { "false", "true", NULL };
 
@@ -61,6 +63,11 @@ const char *coherence_name(enum coherence coherence)
 const char *network_name(enum network network)
 {
     return network_names[network];
+}
+
+const char *locks_name(enum locks locks)
+{
+    return locks_names[locks];
 }
 
 const char *tlb_shootdown_name(enum tlb_shootdown tlb_shootdown)
@@ -142,6 +149,7 @@ WORD_PARSER(value_isa, enum isa, isa_names)
 WORD_PARSER(value_accel, enum accel, accel_names)
 WORD_PARSER(value_coherence, enum coherence, coherence_names)
 WORD_PARSER(value_network, enum network, network_names)
+WORD_PARSER(value_locks, enum locks, locks_names)
 WORD_PARSER(value_tlb_shootdown, enum tlb_shootdown, tlb_shootdown_names)
 WORD_PARSER(value_bool, bool, bool_names)
 
@@ -308,6 +316,7 @@ static const struct key_spec node_keys[] = {
     { "accel", value_accel, N(accel) },
     { "cpu-model", value_cpu_model, N(cpu_model) },
     { "cpu-affinity", value_affinity, N(cpu_affinity) },
+    { "locks", value_locks, N(locks) },
     { "tlb-shootdown", value_tlb_shootdown, N(tlb_shootdown) },
     { "kernel", value_path, N(kernel) },
     { "initrd", value_path, N(initrd) },
@@ -581,16 +590,24 @@ static void parse_node(struct parser *p, const struct group *g)
                   "other's TLBs by themselves",
                   isa_name(n->isa));
     }
-    for (const char *const *k =
-             (const char *const[]){ "kernel", "initrd", NULL };
-         *k; k++) {
-        char **field = !strcmp(*k, "kernel") ? &n->kernel : &n->initrd;
+    if (n->kernel && g_hash_table_contains(g->keys, "locks")) {
+        add_error(p, GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "locks")),
+                  "locks",
+                  "found together with kernel, which has the locks that it "
+                  "was built with; one of them must go");
+    }
+    if (!n->kernel) {
+        g_autofree char *file =
+            n->locks == LOCKS_QSPINLOCK
+                ? g_strdup("kernel")
+                : g_strdup_printf("kernel-%s", locks_name(n->locks));
 
-        if (!*field) {
-            *field = g_build_filename(
-                prefix_dir(), "images", isa_name(n->isa),
-                field == &n->kernel ? "kernel" : "initramfs.cpio.gz", NULL);
-        }
+        n->kernel = g_build_filename(prefix_dir(), "images", isa_name(n->isa),
+                                     file, NULL);
+    }
+    if (!n->initrd) {
+        n->initrd = g_build_filename(prefix_dir(), "images", isa_name(n->isa),
+                                     "initramfs.cpio.gz", NULL);
     }
 }
 

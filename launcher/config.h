@@ -20,6 +20,7 @@ enum isa { ISA_X86_64, ISA_AARCH64 };
 enum accel { ACCEL_AUTO, ACCEL_TCG, ACCEL_KVM };
 enum coherence { COHERENCE_SHARED, COHERENCE_DSM };
 enum network { NETWORK_NONE, NETWORK_USER };
+enum locks { LOCKS_QSPINLOCK, LOCKS_TICKET, LOCKS_PREEMPTABLE };
 enum tlb_shootdown { TLB_SHOOTDOWN_IPI, TLB_SHOOTDOWN_PARAVIRT };
 
 struct forward {
@@ -33,6 +34,7 @@ struct node_config {
     uint64_t memory_bytes;
     enum accel accel;
     char *cpu_model; /* NULL: the launcher's choice */
+    enum locks locks;
     enum tlb_shootdown tlb_shootdown;
     GArray *cpu_affinity; /* of unsigned, sorted; NULL: anywhere */
     char *kernel, *initrd;
@@ -85,6 +87,7 @@ const char *isa_name(enum isa isa);
 const char *accel_name(enum accel accel);
 const char *coherence_name(enum coherence coherence);
 const char *network_name(enum network network);
+const char *locks_name(enum locks locks);
 const char *tlb_shootdown_name(enum tlb_shootdown tlb_shootdown);
 
 bool config_name_is_valid(const char *name);

@@ -291,7 +291,12 @@ static void check_node(struct check *c, const struct node_config *n)
         fail(c, n, "isa", "%s: %s; './bootstrap build' makes it", qemu,
              g_strerror(errno));
     }
-    check_file(c, n, "kernel", n->kernel, "the kernel");
+    if (n->locks != LOCKS_QSPINLOCK && access(n->kernel, F_OK) < 0) {
+        fail(c, n, "locks", "%s: %s; './bootstrap build kernel:%s' makes it",
+             n->kernel, g_strerror(errno), locks_name(n->locks));
+    } else {
+        check_file(c, n, "kernel", n->kernel, "the kernel");
+    }
     check_file(c, n, "initrd", n->initrd, "the initial RAM disk");
     if (n->cpu_affinity) {
         check_affinity(c, n);

@@ -54,8 +54,8 @@ static const struct {
       "m.conf:3:memroy: unknown key; did you mean 'memory'?" },
     { "unknown-key-far", NODE "colour=red\n",
       "m.conf:3:colour: unknown key; allowed in [node a]: isa, cpus, memory, "
-      "accel, cpu-model, cpu-affinity, tlb-shootdown, kernel, initrd, append, "
-      "network, forward" },
+      "accel, cpu-model, cpu-affinity, locks, tlb-shootdown, kernel, initrd, "
+      "append, network, forward" },
     { "key-of-other-group", "[machine]\ncpus=1\n" NODE,
       "m.conf:2:cpus: unknown key; allowed in [machine]: name, coherence, "
       "share, share-readonly, boot-timeout, overcommit, heartbeat-ms, "
@@ -112,6 +112,12 @@ static const struct {
     { "affinity-text", NODE "cpu-affinity=all\n",
       "m.conf:3:cpu-affinity: found 'all'; allowed: host CPUs such as 0-3 or "
       "0,2, none twice" },
+    { "locks", NODE "locks=mcs\n",
+      "m.conf:3:locks: found 'mcs'; allowed: qspinlock, ticket or "
+      "preemptable" },
+    { "locks-kernel", NODE "kernel=k\nlocks=ticket\n",
+      "m.conf:4:locks: found together with kernel, which has the locks that "
+      "it was built with; one of them must go" },
     { "tlb-shootdown", NODE "tlb-shootdown=none\n",
       "m.conf:3:tlb-shootdown: found 'none'; allowed: ipi or paravirt" },
     { "tlb-shootdown-arm", "[node a]\nisa=aarch64\ntlb-shootdown=paravirt\n",
@@ -272,12 +278,31 @@ static void test_defaults(void)
     g_assert_cmpint(n->accel, ==, ACCEL_AUTO);
     g_assert_null(n->cpu_model);
     g_assert_null(n->cpu_affinity);
+    g_assert_cmpint(n->locks, ==, LOCKS_QSPINLOCK);
     g_assert_cmpint(n->tlb_shootdown, ==, TLB_SHOOTDOWN_IPI);
     g_assert_cmpint(n->network, ==, NETWORK_NONE);
     g_assert_cmpstr(n->append, ==, "");
     g_assert_true(g_str_has_suffix(n->kernel, "/images/x86_64/kernel"));
     g_assert_true(
         g_str_has_suffix(n->initrd, "/images/x86_64/initramfs.cpio.gz"));
+}
+
+static void test_locks(void)
+{
+    static const char text[] = "[node t]\nisa=x86_64\nlocks=ticket\n"
+                               "[node p]\nisa=aarch64\nlocks=preemptable\n"
+                               "[node q]\nisa=x86_64\nlocks=qspinlock\n";
+    g_autoptr(MachineConfig) c = parse("m.conf", text);
+    const struct node_config *t = config_node(c, 0), *p = config_node(c, 1),
+                             *q = config_node(c, 2);
+
+    g_assert_cmpint(t->locks, ==, LOCKS_TICKET);
+    g_assert_true(g_str_has_suffix(t->kernel, "/images/x86_64/kernel-ticket"));
+    g_assert_cmpint(p->locks, ==, LOCKS_PREEMPTABLE);
+    g_assert_true(
+        g_str_has_suffix(p->kernel, "/images/aarch64/kernel-preemptable"));
+    g_assert_cmpint(q->locks, ==, LOCKS_QSPINLOCK);
+    g_assert_true(g_str_has_suffix(q->kernel, "/images/x86_64/kernel"));
 }
 
 static void test_name_from_file(void)
@@ -356,6 +381,7 @@ int main(int argc, char **argv)
     }
     g_test_add_func("/config/full", test_full);
     g_test_add_func("/config/defaults", test_defaults);
+    g_test_add_func("/config/locks", test_locks);
     g_test_add_func("/config/name-from-file", test_name_from_file);
     g_test_add_func("/config/many-nodes", test_many_nodes);
     g_test_add_func("/config/nul", test_nul);

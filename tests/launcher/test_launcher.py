@@ -294,6 +294,10 @@ class BadInput(FakeTest):
         empty = self.conf('', 'empty')
         self.fails(self.two(x86='kernel=empty'),
                    'CONF:3:kernel: the kernel %s is empty' % empty)
+        self.fails(self.two(arm='locks=ticket'),
+                   "CONF:6:locks: %s/images/aarch64/kernel-ticket: No such "
+                   "file or directory; './bootstrap build kernel:ticket' "
+                   "makes it" % self.prefix)
         default = self.prefix + '/images/aarch64/kernel'
         os.unlink(default)
         self.fails(self.two(), 'CONF:[node arm]:kernel: the kernel %s: No '
