@@ -94,8 +94,8 @@ make_host() {
 
 host_inputs() {
     hash_paths "$top/meson.build" "$top/meson.options" "$top/dsm-backend" "$top/launcher" \
-        "$top/tests" "$top/bench" "$top/guest-kernel/files/include" "$top/guest-user/include" \
-        "$top/isa-configs"
+        "$top/tests" "$top/bench" "$top/guest-kernel/files/include" "$top/guest-kernel/model" \
+        "$top/guest-user/include" "$top/isa-configs"
 }
 
 do_host() {
@@ -193,33 +193,45 @@ do_qemu() {
 
 # --- Guest kernels --------------------------------------------------------
 
-# kmake ISA ARGS... - make in the kernel's tree, objects in build/obj.
+# Each kernel is an ISA and, for those that are built on demand, a kind: its
+# locks, and "-torture" for the one that does nothing but test them.
+kernel_kinds="ticket preemptable qspinlock-torture ticket-torture preemptable-torture"
+
+# kmake ISA[-KIND] ARGS... - make in the kernel's tree, objects in build/obj.
 kmake() {
-    local isa=$1 arch prefix
+    local kernel=$1 arch prefix
     shift
-    case $isa in
+    case ${kernel%%-*} in
     x86_64)  arch=x86 prefix='' ;;
     aarch64) arch=arm64 prefix=aarch64-linux-gnu- ;;
     esac
     # Names and dates of the builder would make each build another.
     KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' KBUILD_BUILD_USER=chimera \
         KBUILD_BUILD_HOST=chimera KBUILD_BUILD_VERSION=1 \
-        make -s -C "$build/src/linux" O="$build/obj/linux-$isa" ARCH="$arch" \
+        make -s -C "$build/src/linux" O="$build/obj/linux-$kernel" ARCH="$arch" \
         CROSS_COMPILE="$prefix" CC="ccache ${prefix}gcc" HOSTCC="ccache gcc" LOCALVERSION= "$@"
 }
 
-kernel_fragments() {  # ISA
-    local dir=$top/guest-kernel/configs
-    echo "$dir/common.config" "$dir/$1.config"
-    # The driver, once the hook that names it is in the series.
-    ! grep -q drivers/chimera/Kconfig "$build/src/linux/drivers/Kconfig" ||
-        echo "$dir/chimera.config"
-    [ -z "${CHIMERA_KERNEL_DEBUG:-}" ] || echo "$dir/debug.config"
+kernel_fragments() {  # ISA[-KIND]
+    local dir=$top/guest-kernel/configs isa=${1%%-*}
+    case $1 in
+    *-torture) echo "$dir/torture.config" "$dir/$isa.config" ;;
+    *)
+        echo "$dir/common.config" "$dir/$isa.config"
+        # The driver, once the hook that names it is in the series.
+        ! grep -q drivers/chimera/Kconfig "$build/src/linux/drivers/Kconfig" ||
+            echo "$dir/chimera.config"
+        [ -z "${CHIMERA_KERNEL_DEBUG:-}" ] || echo "$dir/debug.config" ;;
+    esac
+    case $1 in
+    *-ticket*) echo "$dir/ticket.config" ;;
+    *-preemptable*) echo "$dir/ticket.config" "$dir/preemptable.config" ;;
+    esac
 }
 
 # All that the fragments ask for, on top of nothing; what did not take effect
 # is an error that names the symbol.
-configure_kernel() {  # ISA
+configure_kernel() {  # ISA[-KIND]
     local obj=$build/obj/linux-$1 line symbol bad=0 new
     mkdir -p "$obj"
     # shellcheck disable=SC2046 # a list of paths
@@ -254,17 +266,18 @@ configure_kernel() {  # ISA
     return $bad
 }
 
-make_kernel() {  # ISA
-    local image
-    case $1 in
+make_kernel() {  # ISA[-KIND]
+    local isa=${1%%-*} image name
+    name=kernel${1#"$isa"}
+    case $isa in
     x86_64)  image=arch/x86/boot/bzImage ;;
     aarch64) image=arch/arm64/boot/Image ;;
     esac
     configure_kernel "$1"
     kmake "$1" -j "$jobs" "${image##*/}"
-    mkdir -p "$build/images/$1"
-    cp "$build/obj/linux-$1/$image" "$build/images/$1/kernel.new"
-    mv "$build/images/$1/kernel.new" "$build/images/$1/kernel"
+    mkdir -p "$build/images/$isa"
+    cp "$build/obj/linux-$1/$image" "$build/images/$isa/$name.new"
+    mv "$build/images/$isa/$name.new" "$build/images/$isa/$name"
 }
 
 make_kernel_headers() {
@@ -281,16 +294,17 @@ do_kernel_headers() {
         make_kernel_headers
 }
 
-do_kernel() {
-    local isa hash
+do_kernel() {  # [KIND]
+    local isa kernel hash
     do_tree linux
     for isa in $isas; do
+        kernel=$isa${1:+-$1}
         # shellcheck disable=SC2046 # a list of paths
         hash=$({ declare -f kmake make_kernel configure_kernel; compiler_id; hooks_hash linux
             hash_paths "$top/guest-kernel/files" \
-            $(kernel_fragments "$isa"); } | hash_text)
-        ! newer_than "kernel-$isa" "$build/src/linux" || rm -f "$build/stamp/kernel-$isa"
-        step "kernel-$isa" "linux: $isa kernel" "$hash" make_kernel "$isa"
+            $(kernel_fragments "$kernel"); } | hash_text)
+        ! newer_than "kernel-$kernel" "$build/src/linux" || rm -f "$build/stamp/kernel-$kernel"
+        step "kernel-$kernel" "linux: $isa kernel${1:+, $1}" "$hash" make_kernel "$kernel"
     done
 }
 
@@ -343,7 +357,12 @@ do_build() {
     for part; do
         case $part in
         all|src|qemu|kernel|host|image|migrate|tools) ;;
-        *) die "unknown part '$part' (allowed: all, src, tools, host, qemu, kernel, image, migrate)" ;;
+        kernel:*)
+            case " $kernel_kinds " in
+            *" ${part#kernel:} "*) ;;
+            *) die "unknown kernel '${part#kernel:}' (allowed: ${kernel_kinds// /, })" ;;
+            esac ;;
+        *) die "unknown part '$part' (allowed: all, src, tools, host, qemu, kernel, kernel:KIND, image, migrate)" ;;
         esac
     done
     lock_build
@@ -357,6 +376,7 @@ do_build() {
         host)   do_host ;;
         qemu)   do_host; do_qemu ;;
         kernel) do_kernel_headers; do_kernel ;;
+        kernel:*) do_kernel "${part#kernel:}" ;;
         image)  do_kernel_headers; do_image ;;
         migrate) do_migrate ;;
         esac
