@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Statistics, output and subprocesses of the benchmarks; see bench.h. */
+#define _GNU_SOURCE
 #include "bench.h"
 
 #include <gio/gio.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/utsname.h>
@@ -18,6 +20,27 @@ void bench_check(GError *error)
         g_printerr("%s: %s\n", g_get_prgname(), error->message);
         exit(1);
     }
+}
+
+char *bench_host_cpus(int count)
+{
+    GString *list = g_string_new(NULL);
+    int found = 0;
+    cpu_set_t set;
+
+    CPU_ZERO(&set);
+    sched_getaffinity(0, sizeof(set), &set);
+    for (int cpu = 0; cpu < CPU_SETSIZE && found < count; cpu++) {
+        if (CPU_ISSET(cpu, &set)) {
+            g_string_append_printf(list, "%s%d", found++ ? "," : "", cpu);
+        }
+    }
+    if (found < count) {
+        g_printerr("%s: needs %d host CPUs, found %d\n", g_get_prgname(), count,
+                   found);
+        exit(1);
+    }
+    return g_string_free(list, FALSE);
 }
 
 const char *bench_prefix(void)

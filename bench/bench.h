@@ -83,6 +83,12 @@ char *bench_run(const char *const *argv, int timeout_s, double *ret_seconds,
 char **bench_stock_argv(const char *isa, int cpus, const char *memory,
                         const char *share, const char *script);
 
+/**
+ * bench_host_cpus() - the first @count CPUs that this process may use, as
+ * "A,B", to be freed with g_free(); ends the program when there are fewer.
+ */
+char *bench_host_cpus(int count);
+
 /** bench_check() - end the program with a message if @error is set. */
 void bench_check(GError *error);
 

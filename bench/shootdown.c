@@ -4,11 +4,9 @@
  * node, with TLB shootdown by interrupts and paravirtual, in turn; with one,
  * two and four vCPUs for each of two host CPUs.
  */
-#define _GNU_SOURCE
 #include "bench.h"
 
 #include <glib/gstdio.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -29,31 +27,11 @@ static GQuark bench_quark(void)
     return g_quark_from_static_string("bench");
 }
 
-/* The first two CPUs that this process may use, as "A,B". */
-static char *host_cpus(void)
-{
-    GString *list = g_string_new(NULL);
-    int found = 0;
-    cpu_set_t set;
-
-    sched_getaffinity(0, sizeof(set), &set);
-    for (int cpu = 0; cpu < CPU_SETSIZE && found < HOST_CPUS; cpu++) {
-        if (CPU_ISSET(cpu, &set)) {
-            g_string_append_printf(list, "%s%d", found++ ? "," : "", cpu);
-        }
-    }
-    if (found < HOST_CPUS) {
-        bench_check(g_error_new(bench_quark(), 0, "needs %d host CPUs, found %d",
-                                HOST_CPUS, found));
-    }
-    return g_string_free(list, FALSE);
-}
-
 /* Return: the path of a configuration, to be removed and freed. */
 static char *write_config(enum side side, int cpus)
 {
     g_autoptr(GError) error = NULL;
-    g_autofree char *affinity = host_cpus();
+    g_autofree char *affinity = bench_host_cpus(HOST_CPUS);
     g_autofree char *text = g_strdup_printf(
         "[machine]\nname=bench-shootdown\n[node x86]\nisa=x86_64\naccel=tcg\n"
         "memory=512M\ncpus=%d\ncpu-affinity=%s\ntlb-shootdown=%s\n",
