@@ -831,6 +831,7 @@ static void take_calls(struct dsm__pages *p)
     for (; calls; calls = next) {
         next = calls->next;
         calls->fn(p, calls->arg);
+        batch_run(p); /* what a caller hears of is done */
         pthread_mutex_lock(&p->calls_lock);
         calls->done = true; /* from here on it may be gone */
         pthread_cond_broadcast(&p->calls_done);
@@ -847,6 +848,7 @@ void dsm__pages_run(struct dsm__pages *p,
 
     if (!p->threaded) {
         fn(p, arg);
+        batch_run(p);
         return;
     }
     pthread_mutex_lock(&p->calls_lock);

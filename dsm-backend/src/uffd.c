@@ -163,11 +163,12 @@ static int uffd_wake(int fd, void *at, size_t bytes)
     return ioctl(fd, UFFDIO_WAKE, &range) < 0 ? -errno : 0;
 }
 
-static int uffd_set_protection(int fd, void *at, size_t bytes, bool on)
+/* @mode: of struct uffdio_writeprotect. */
+static int uffd_set_protection(int fd, void *at, size_t bytes, uint64_t mode)
 {
     struct uffdio_writeprotect wp = {
         .range = { (uintptr_t)at, bytes },
-        .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
+        .mode = mode,
     };
     int ret;
 
@@ -195,7 +196,7 @@ static int uffd_each(int fd, void *at, size_t bytes, size_t page_bytes,
             p += done;
         } else if (done == -EEXIST) {
             if (flag) {
-                uffd_set_protection(fd, p, page_bytes, false);
+                uffd_set_protection(fd, p, page_bytes, 0);
             }
             uffd_wake(fd, p, page_bytes);
             p += page_bytes;
@@ -237,17 +238,25 @@ static int64_t uffd_poison_some(int fd, void *at, size_t bytes, bool flag)
 
 int dsm__uffd_poison(int fd, void *at, size_t bytes, size_t page_bytes)
 {
+    int ret;
+
+    /* What was protected has left a mark, which POISON does not replace. */
+    ret = uffd_set_protection(fd, at, bytes,
+                              UFFDIO_WRITEPROTECT_MODE_DONTWAKE);
+    if (ret < 0) {
+        return ret;
+    }
     return uffd_each(fd, at, bytes, page_bytes, uffd_poison_some, false);
 }
 
 int dsm__uffd_protect(int fd, void *at, size_t bytes)
 {
-    return uffd_set_protection(fd, at, bytes, true);
+    return uffd_set_protection(fd, at, bytes, UFFDIO_WRITEPROTECT_MODE_WP);
 }
 
 int dsm__uffd_unprotect(int fd, void *at, size_t bytes)
 {
-    return uffd_set_protection(fd, at, bytes, false);
+    return uffd_set_protection(fd, at, bytes, 0);
 }
 
 int dsm__uffd_zap(void *at, size_t bytes)

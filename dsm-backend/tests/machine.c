@@ -257,7 +257,9 @@ void machine_describe(struct machine *m)
 
 void machine_start(struct machine *m)
 {
-    machine_describe(m);
+    if (!m->board) {
+        machine_describe(m);
+    }
     for (int i = 0; i < m->nr; i++) {
         m->pid[i] = fork();
         CHECK(m->pid[i] >= 0, "%s", strerror(errno));
@@ -292,17 +294,23 @@ void machine_kill(struct machine *m, int node)
     machine_unlink(m, node);
 }
 
-void machine_finish(struct machine *m)
+void machine_wait(struct machine *m, int node)
 {
     int status;
 
+    CHECK(waitpid(m->pid[node], &status, 0) == m->pid[node], "%s",
+          strerror(errno));
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0,
+          "%s: node %d failed, status %#x", m->name, node, status);
+    m->pid[node] = 0;
+    machine_unlink(m, node);
+}
+
+void machine_finish(struct machine *m)
+{
     for (int i = 0; i < m->nr; i++) {
         if (m->pid[i]) {
-            CHECK(waitpid(m->pid[i], &status, 0) == m->pid[i], "%s",
-                  strerror(errno));
-            CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0,
-                  "%s: node %d failed, status %#x", m->name, i, status);
-            machine_unlink(m, i);
+            machine_wait(m, i);
         }
     }
     munmap(m->board, sizeof(*m->board));

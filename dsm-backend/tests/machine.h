@@ -76,10 +76,13 @@ struct machine {
 /* Skip (77) with the reason if the kernel does not let this process. */
 void machine_need(void);
 
-/** machine_start() - all processes run; the parent goes on. */
+/** machine_start() - all processes run; the parent goes on. Describes it
+ * first unless that is done. */
 void machine_start(struct machine *m);
 /** machine_kill() - kill -9, and reap. */
 void machine_kill(struct machine *m, int node);
+/** machine_wait() - wait for one; fails if it does. */
+void machine_wait(struct machine *m, int node);
 /** machine_finish() - wait for all that are left; fails if one fails. */
 void machine_finish(struct machine *m);
 void machine_run(struct machine *m);
