@@ -287,6 +287,19 @@ static bool kernel_attach(struct thread *t, int node)
 }
 
 /*
+ * A handler has ended the thread. What runs on the other node touches the block
+ * that goes to the next thread, until it is gone.
+ */
+void chimera_kernel_leave(const struct thread *t)
+{
+    struct chimera_detach detach = { .node = t->here };
+
+    if (t->here != chimera_node && t->side[t->here].attached) {
+        sys(NR_IOCTL, home_fd, CHIMERA_IOC_DETACH, (long)&detach, 0, 0, 0);
+    }
+}
+
+/*
  * A child of fork: none of the parent's channels is its own.  A thread that is
  * away goes on there, in a process that is a peer of this one: the words of
  * home's answer say MESSAGE_RESUMES.

@@ -20,6 +20,9 @@
  */
 #define MESSAGE_RESUMES (1u << 31)
 
+/* kernel.c: the calling thread @t ends while its other end runs. */
+void chimera_kernel_leave(const struct thread *t);
+
 /* affinity.c */
 void chimera_affinity_start(void);
 unsigned chimera_node_cpus(int node);

@@ -23,7 +23,6 @@
 #define NR_IOCTL            16
 #define NR_EXIT             60
 #define NR_SIGALTSTACK      131
-#define NR_FUTEX            202
 #define NR_EXIT_GROUP       231
 #define NR_SET_TID_ADDRESS  218
 #define NR_OPENAT           257
@@ -51,21 +50,24 @@
 #define SLOT_BYTES      (64ul << 10)
 #define OWN_END         0x7ffffff00000ul        /* on both ISAs */
 
-extern char __chimera_data_start[];
+/* From the linker script: what follows the library's text is the program's. */
+extern char __chimera_library_end[], __chimera_data_start[];
 
-/* At the top of its slot, above the stack */
+/*
+ * At the top of its slot, above the stack. The kernel clears @busy when the thread
+ * has ended, however it did, and uses the stack no more.
+ */
 struct slot {
-    struct slot *next;          /* of the free ones */
+    struct slot *next;
+    uint32_t busy;
     struct thread *t;
     uint32_t channel;
     struct message resumed;     /* home's words for a thread in an exchange */
 };
 
 static int stub_fd;
-static struct slot *free_slots;
+static struct slot *slots;      /* all; only the main thread takes one */
 static uint64_t next_slot = MIRROR_END;
-/* Held by the main thread, and by one that ends until the kernel clears it. */
-static uint32_t slots_lock;
 static struct chimera_join join;
 
 static _Noreturn void fail(const char *what, long error)
@@ -103,23 +105,9 @@ static uint64_t slot_base(const struct slot *s)
 
 /* --- serving --------------------------------------------------------------------- */
 
-/*
- * Home's thread is gone; so is what its memory held.  The slot is free when the
- * kernel has cleared the lock, which is after our last use of its stack.
- */
-static _Noreturn void end_thread(void *arg)
+/* Home's thread is gone; so is what its memory held. */
+static _Noreturn void end_thread(void *unused)
 {
-    struct slot *s = arg;
-    uint32_t was = 0;
-
-    while (!__atomic_compare_exchange_n(&slots_lock, &was, 1, false,
-                                        __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-        sys(NR_FUTEX, (long)&slots_lock, 0, was, 0, 0, 0);
-        was = 0;
-    }
-    s->next = free_slots;
-    free_slots = s;
-    sys(NR_SET_TID_ADDRESS, (long)&slots_lock, 0, 0, 0, 0, 0);
     for (;;) {
         sys(NR_EXIT, 0, 0, 0, 0, 0, 0);
     }
@@ -132,7 +120,7 @@ static struct slot *slot_of(struct thread *t)
 
 static _Noreturn void gone(struct slot *s)
 {
-    chimera_start_on((uint64_t)s & ~15ul, end_thread, s);
+    chimera_start_on((uint64_t)s & ~15ul, end_thread, NULL);
 }
 
 /* Home may be a child of fork when this returns, and we another process. */
@@ -187,6 +175,7 @@ static void serve(void *arg)
     struct message m;
     long r;
 
+    sys(NR_SET_TID_ADDRESS, (long)&s->busy, 0, 0, 0, 0, 0);
     sys(NR_SIGALTSTACK, (long)&signal_stack, 0, 0, 0, 0, 0);
     r = sys(NR_IOCTL, stub_fd, CHIMERA_IOC_SERVE, (long)&serve, 0, 0, 0);
     if (r == -EPIPE) {
@@ -285,34 +274,33 @@ static void mirror(uint64_t start, uint64_t end)
     }
 }
 
+/* One whose thread has ended, or a new one. NULL: no room. */
 static struct slot *take_slot(void)
 {
-    struct slot *s;
-    uint32_t was = 0;
+    struct slot *s = slots;
     uint64_t base;
 
-    while (!__atomic_compare_exchange_n(&slots_lock, &was, 1, false,
-                                        __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-        sys(NR_FUTEX, (long)&slots_lock, 0, was, 0, 0, 0);
-        was = 0;
+    while (s && __atomic_load_n(&s->busy, __ATOMIC_ACQUIRE)) {
+        s = s->next;
     }
-    s = free_slots;
-    if (s) {
-        free_slots = s->next;
+    if (!s) {
+        base = make_slot();
+        if (!base) {
+            return NULL;
+        }
+        s = (struct slot *)(base + SLOT_BYTES - sizeof(*s));
+        s->next = slots;
+        slots = s;
     }
-    __atomic_store_n(&slots_lock, 0, __ATOMIC_RELEASE);
-    sys(NR_FUTEX, (long)&slots_lock, 1, 1, 0, 0, 0);
-    if (s) {
-        return s;
-    }
-    base = make_slot();
-    return base ? (struct slot *)(base + SLOT_BYTES - sizeof(*s)) : NULL;
+    s->busy = 1;
+    return s;
 }
 
 /* Runs above MIRROR_END, so everything below can go. */
 static void stub_main(void *arg)
 {
-    struct chimera_native native = { IMAGE_PRIVATE_BASE, IMAGE_COMMON_BASE };
+    struct chimera_native native = { IMAGE_PRIVATE_BASE,
+                                     (uint64_t)__chimera_library_end };
     long r;
 
     mirror(MIRROR_START, IMAGE_PRIVATE_BASE);

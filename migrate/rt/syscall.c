@@ -165,6 +165,9 @@ _Noreturn void chimera_exit_home(uint64_t base, uint64_t len)
     struct dead_stack *dead = (struct dead_stack *)stack;
 
     if (chimera_mode == MODE_KERNEL_HOME) {
+        if (__chimera_self) {
+            chimera_kernel_leave(__chimera_self);
+        }
         chimera_affinity_end();
         chimera_control_end(chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0,
                                                    0));

@@ -14,6 +14,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -132,6 +133,21 @@ class MachineTest(unittest.TestCase):
             name = re.search(r"^name=(.*)$", f.read(), re.M).group(1)
         self.addCleanup(self.chimera, "down", name, code=None)
         return name
+
+    def qmp(self, name, node, command):
+        base = os.environ.get("XDG_RUNTIME_DIR")
+        base = (os.path.join(base, "chimera") if base else
+                f"/tmp/chimera-{os.getuid()}")
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(30)
+            s.connect(os.path.join(base, name, f"qmp-{node}.sock"))
+            with s.makefile("rw", encoding="utf-8") as f:
+                f.readline()
+                for what in ("qmp_capabilities", command):
+                    f.write(json.dumps({"execute": what}) + "\n")
+                    f.flush()
+                    while "return" not in json.loads(f.readline()):
+                        pass
 
     def status(self, name):
         return json.loads(self.chimera("status", "--json", name).stdout)[0]
@@ -597,6 +613,40 @@ class Migration(MachineTest):
         self.assertIn("status 135", out)
         self.assertIn("chimera: node arm1: this program's process there has "
                       "ended: killed by signal 9", out)
+
+    def test_threads_that_leave(self):
+        """What served a thread that was ended is used for the next one."""
+        out = self.migrating(
+            "mkfifo /tmp/in /tmp/out; ./test/leave 60 < /tmp/in > /tmp/out & "
+            "exec 3> /tmp/in 4< /tmp/out; read -r line <&4; echo $line; "
+            "onnode 1 sh -c 'for p in /proc/[0-9]*; do read -r name < $p/comm; "
+            "[ $name != leave ] || grep -c ^7fff $p/maps; done'; "
+            "exec 3>&-; wait $!; echo status $?", timeout=120)
+        said, maps, status = out.split("\n")[:3]
+        self.assertEqual((said, status), ("60 of 60 left", "status 0"))
+        # One or two stacks; with one for each thread it were 60 and more.
+        self.assertLess(int(maps), 30)
+
+    def test_silent_node(self):
+        """A node that is up and does not answer holds nobody up for ever."""
+        config = write_config("boot-silent", "xa",
+                              node="append=chimera.peer_timeout=4")
+        name = self.up(config, self.programs)
+        program = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", "./test/silent"],
+            stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        self.addCleanup(program.stdout.close)
+        self.assertEqual(program.stdout.readline(), "touched on 1\n")
+        self.qmp(name, 1, "stop")
+        program.stdin.write("go\n")
+        program.stdin.close()
+        self.assertEqual(program.stdout.readline(), "unmapped\n")
+        self.assertEqual(program.wait(60), 0)
+        log = self.chimera("exec", f"{name}/0", "--", "dmesg").stdout
+        self.assertRegex(log, r"node 1 \(arm1\): it does not give back memory "
+                         r"of process \d+, for \d s")
+        self.assertRegex(log, r"node 1 \(arm1\) is lost: it does not give back "
+                         r"memory of process \d+")
 
     def test_node_lost(self):
         """A node that is killed takes the processes with threads there."""

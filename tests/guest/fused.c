@@ -33,7 +33,7 @@ enum {
 
 #define INJECT "/sys/kernel/debug/chimera/inject"
 #define FUSED_SERVICE 5
-#define FUSED_TYPES 15
+#define FUSED_TYPES 16
 
 struct lie {
     struct virtio_fabric_hdr fabric;
@@ -42,7 +42,7 @@ struct lie {
     uint64_t cookie;
     uint64_t id;
     uint32_t channel, arg;
-    uint64_t word[8];
+    uint64_t word[11];
 };
 
 static int inject_fd = -1;
@@ -1121,8 +1121,8 @@ static uint64_t rnd(void)
 /* Right in many ways, and wrong in some. */
 static unsigned lie_make(struct lie *l, size_t *len)
 {
-    static const uint8_t body[FUSED_TYPES] = { 24, 16, 8,  80, 80, 80, 32, 16,
-                                               16, 16, 16, 16, 40, 32, 16 };
+    static const uint8_t body[FUSED_TYPES] = { 24, 16, 8,  80, 80, 104, 32, 16,
+                                               16, 16, 16, 16, 40, 32,  16, 40 };
     unsigned cls;
 
     memset(l, 0, sizeof(*l));
@@ -1132,12 +1132,12 @@ static unsigned lie_make(struct lie *l, size_t *len)
     l->id = rnd() % 8 ? ident.id : rnd();
     l->channel = rnd() % 2 ? rnd() % 4 : rnd();
     l->arg = rnd() % 2 ? rnd() % 6 : rnd();
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 11; i++) {
         l->word[i] = rnd() % 2 ? rnd() : BASE + rnd() % 100 * PAGE;
     }
     *len = offsetof(struct lie, id) +
            (rnd() % 4 && l->type < FUSED_TYPES ? body[l->type]
-                                               : rnd() % 80);
+                                               : rnd() % 104);
     cls = l->type == 12 || l->type == 13 ? VIRTIO_FABRIC_CLASS_REPLY
           : l->type == 14                ? VIRTIO_FABRIC_CLASS_ACK
                                          : VIRTIO_FABRIC_CLASS_REQUEST;

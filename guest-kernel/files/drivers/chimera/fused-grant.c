@@ -109,16 +109,16 @@ void home_grants_init(struct fused_home *home)
 /* ---- taking back ------------------------------------------------------- */
 
 /* A place among the invalidations that the peer has to answer. */
-static bool inval_start(struct home_peer *peer, u64 seq, bool *needed)
+static bool inval_start(struct home_peer *peer, u64 seq, bool *ret_needed)
 {
 	struct fused_home *home = peer->home;
-	bool done = false;
+	bool done = false, needed;
 
 	spin_lock_irq(&home->lock);
 	/* a node that is down keeps what it has until it is fenced */
-	*needed = !fused_node_gone(peer->node) &&
-		  (peer->joined || !chimera_node_linked(peer->node));
-	for (unsigned int i = 0; *needed && !done &&
+	needed = !fused_node_gone(peer->node) &&
+		 (peer->joined || !chimera_node_linked(peer->node));
+	for (unsigned int i = 0; needed && !done &&
 	     i < CHIMERA_FUSED_INVALS; i++) {
 		if (peer->inval[i])
 			continue;
@@ -126,10 +126,11 @@ static bool inval_start(struct home_peer *peer, u64 seq, bool *needed)
 		done = true;
 	}
 	spin_unlock_irq(&home->lock);
-	return done || !*needed;
+	*ret_needed = needed;
+	return done || !needed;
 }
 
-static bool inval_done(struct home_peer *peer, u64 seq)
+static bool inval_done(struct home_peer *peer, u64 seq, bool *unused)
 {
 	struct fused_home *home = peer->home;
 	bool done = true;
@@ -141,6 +142,28 @@ static bool inval_done(struct home_peer *peer, u64 seq)
 		done &= peer->inval[i] != seq;
 	spin_unlock_irq(&home->lock);
 	return done;
+}
+
+/*
+ * Waits for the peer, which is owed to the process that changes its memory, or
+ * to all who need some. A kernel that is up and does not give the memory back
+ * is lost in the end: the waiter may be the one who frees memory for others.
+ */
+static void inval_await(struct home_peer *peer, u64 seq, bool *ret_needed,
+			bool (*done)(struct home_peer *, u64, bool *))
+{
+	struct fused_home *home = peer->home;
+	unsigned long begin = jiffies;
+	char what[64];
+
+	while (!wait_event_timeout(home->inval_wait,
+				   done(peer, seq, ret_needed),
+				   fused_patience() / 4)) {
+		snprintf(what, sizeof(what),
+			 "it does not give back memory of process %d",
+			 home->tgid);
+		fused_overdue(peer->node, begin, what);
+	}
 }
 
 /* Ask the peers that may have something of the range; then inval_wait(). */
@@ -169,7 +192,7 @@ static u64 inval_send(struct fused_home *home, unsigned long start,
 	};
 	for_each_set_bit(i, nodes, VIRTIO_FABRIC_MAX_NODES) {
 		peer = home->peer[i];
-		wait_event(home->inval_wait, inval_start(peer, seq, &needed));
+		inval_await(peer, seq, &needed, inval_start);
 		if (!needed)
 			continue;
 		__set_bit(i, asked);
@@ -186,7 +209,7 @@ static void inval_wait(struct fused_home *home, u64 seq,
 	unsigned int i;
 
 	for_each_set_bit(i, asked, VIRTIO_FABRIC_MAX_NODES)
-		wait_event(home->inval_wait, inval_done(home->peer[i], seq));
+		inval_await(home->peer[i], seq, NULL, inval_done);
 }
 
 /*

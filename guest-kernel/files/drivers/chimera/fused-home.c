@@ -380,7 +380,8 @@ static void chan_close(struct home_chan *chan)
 	list_del(&chan->task_link);
 	spin_lock_irq(&home->lock);
 	/* after a stub or a node there is nobody to be told */
-	tell = !chan->lost || chan->lost_why == CHIMERA_LOST_THREAD;
+	tell = !chan->closed &&
+	       (!chan->lost || chan->lost_why == CHIMERA_LOST_THREAD);
 	chan_credit(chan);
 	chan->owned = false;
 	task = chan->task;
@@ -472,6 +473,33 @@ static long home_attach(struct fused_home *home,
 	if (err)
 		chan_close(chan);
 	return err;
+}
+
+static long home_detach(struct fused_home *home,
+			struct chimera_detach __user *arg)
+{
+	struct chimera_detach req;
+	struct home_chan *chan;
+	bool tell;
+
+	if (copy_from_user(&req, arg, sizeof(req)))
+		return -EFAULT;
+	if (memchr_inv(req.reserved, 0, sizeof(req.reserved)))
+		return -EINVAL;
+	chan = chan_find(home, req.node);
+	if (!chan)
+		return -ENOTCONN;
+	spin_lock_irq(&home->lock);
+	tell = !chan->lost && !chan->closed;
+	chan->closed |= tell;
+	spin_unlock_irq(&home->lock);
+	if (tell)
+		fused_post_chan(chan->peer->node, CHIMERA_FUSED_CLOSE,
+				home->id, chan->id, 0);
+	if (wait_event_killable(chan->wait, READ_ONCE(chan->lost)))
+		return -EINTR;
+	chan_close(chan);
+	return 0;
 }
 
 /* The remote end stands still, or there is none any more. */
@@ -712,6 +740,8 @@ static long home_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	switch (cmd) {
 	case CHIMERA_IOC_ATTACH:
 		return home_attach(home, p);
+	case CHIMERA_IOC_DETACH:
+		return home_detach(home, p);
 	case CHIMERA_IOC_EXCHANGE:
 		return home_exchange(home, true, p);
 	case CHIMERA_IOC_WAIT:

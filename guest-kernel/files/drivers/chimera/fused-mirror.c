@@ -162,9 +162,12 @@ static vm_fault_t mirror_fault(struct vm_fault *vmf)
 	/* only a thread of home can give pages to its other end */
 	if (!chan || READ_ONCE(m->dead))
 		return VM_FAULT_SIGBUS;
-	if (READ_ONCE(chan->ended))	/* and end; the kernel itself goes on */
-		return vmf->flags & FAULT_FLAG_USER ? VM_FAULT_NOPAGE :
-						      VM_FAULT_SIGBUS;
+	if (READ_ONCE(chan->ended)) {	/* the kernel itself goes on */
+		if (!(vmf->flags & FAULT_FLAG_USER))
+			return VM_FAULT_SIGBUS;
+		serve_stuck(chan);
+		return VM_FAULT_NOPAGE;
+	}
 	if (pte_alloc(vma->vm_mm, vmf->pmd))
 		return VM_FAULT_OOM;
 	ret = mirror_map(m, &chan->pf, vmf, va, write);

@@ -33,7 +33,7 @@
 #include "fused.h"
 
 /* How soon a thread that should end and is in the stub's text is looked at. */
-#define SERVE_AGAIN	(HZ / 10)
+#define SERVE_AGAIN	1
 /* How often home hears what a thread uses that asks nothing. */
 #define SERVE_TIME	(HZ / 2)
 
@@ -98,7 +98,8 @@ static void serve_again_work(struct work_struct *work)
 /*
  * The serving thread, on its way to user mode. Text of the stub hears of the
  * end by EPIPE, or may be about to jump to home's; everything else is home's
- * and has nothing left to do.
+ * and has nothing left to do. Text of the stub that needs home's memory would
+ * wait for ever.
  */
 static void serve_poked(struct callback_head *work)
 {
@@ -125,11 +126,20 @@ static void serve_poked(struct callback_head *work)
 					serve_over(chan)))
 			return;
 	}
-	if (!is_native(m, instruction_pointer(current_pt_regs()) + 1))
+	if (READ_ONCE(chan->stuck) ||
+	    !is_native(m, instruction_pointer(current_pt_regs()) + 1))
 		do_exit(0);
 	mirror_get(m);
 	if (!queue_delayed_work(chimera_wq, &m->again_work, SERVE_AGAIN))
 		mirror_put(m);
+}
+
+void serve_stuck(struct mirror_chan *chan)
+{
+	spin_lock_irq(&chan->mirror->lock);
+	chan->stuck = true;
+	serve_poke(chan);
+	spin_unlock_irq(&chan->mirror->lock);
 }
 
 /* END goes to home; the channel is free if home has said CLOSE. */
@@ -200,7 +210,7 @@ static void attach_rx(struct fused_mirror *m, struct mirror_chan *chan,
 	chan->id = channel;
 	chan->arg = le64_to_cpu(msg->word[0]);
 	chan->state = SERVE_OFFERED;
-	chan->ended = chan->end_due = false;
+	chan->ended = chan->end_due = chan->stuck = false;
 	chan->asked = true;
 	chan->words = false;
 	chan->park = 0;

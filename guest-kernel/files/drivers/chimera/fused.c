@@ -6,9 +6,33 @@
 #define pr_fmt(fmt) "chimera: " fmt
 
 #include <linux/chimera_task.h>
+#include <linux/moduleparam.h>
 #include <linux/slab.h>
 
 #include "fused.h"
+
+/* ---- nodes that are up and do not answer ------------------------------- */
+
+static unsigned int peer_timeout = 60;
+module_param(peer_timeout, uint, 0644);
+MODULE_PARM_DESC(peer_timeout, "Seconds after which a node that keeps memory of a process, or takes no messages about one, is given up");
+
+unsigned long fused_patience(void)
+{
+	return clamp(READ_ONCE(peer_timeout), 1u, 3600u) * HZ;
+}
+
+void fused_overdue(struct chimera_node *node, unsigned long since,
+		   const char *what)
+{
+	unsigned long waited = jiffies - since;
+
+	if (waited >= fused_patience())
+		chimera_node_lose(node, what);
+	else
+		pr_warn("node %u (%s): %s, for %lu s\n", node->index,
+			node->name, what, waited / HZ);
+}
 
 /* ---- messages ---------------------------------------------------------- */
 
@@ -18,14 +42,16 @@ int fused_post(struct chimera_node *node, u8 cls, u8 type, const void *body,
 	const struct kvec vec[] = {
 		{ (void *)body, len }, { (void *)more, more_len }
 	};
+	unsigned long begin = jiffies;
 	int err;
 
 	do {
 		err = chimera_post(node, cls, CHIMERA_SERVICE_FUSED, type, vec,
-				   more ? 2 : 1, 0, CHIMERA_CALL_TIMEOUT);
+				   more ? 2 : 1, 0,
+				   min(fused_patience() / 4,
+				       (unsigned long)CHIMERA_CALL_TIMEOUT));
 		if (err == -ETIMEDOUT)
-			pr_warn_ratelimited("node %u takes no messages\n",
-					    node->index);
+			fused_overdue(node, begin, "it takes no messages");
 	} while (err == -ETIMEDOUT);
 	return err;
 }

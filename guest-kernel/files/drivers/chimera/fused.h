@@ -163,7 +163,8 @@ enum serve_state { SERVE_FREE, SERVE_OFFERED, SERVE_ACCEPTED, SERVE_SERVED };
 /**
  * struct mirror_chan - the remote end of a channel. All under mirror->lock.
  * @asked:  words are awaited; home may send them once.
- * @ended:  home said END.
+ * @ended:  home said CLOSE.
+ * @stuck:  the thread should end, and cannot go on.
  * @end_due: END is to be sent by the mirror's work; it frees the channel.
  * @park:   number of the parking that lasts; 0: none.
  */
@@ -174,7 +175,7 @@ struct mirror_chan {
 	enum serve_state state;
 	u32 id;
 	u64 arg;
-	bool ended, end_due;
+	bool ended, end_due, stuck;
 	struct task_struct *task;
 	bool asked, words;
 	u64 word[CHIMERA_WORDS];
@@ -237,6 +238,8 @@ long serve_ioctl(struct fused_mirror *m, unsigned int cmd, unsigned long arg);
 /* serve_chan() - the channel that the current thread serves of @m, or NULL. */
 struct mirror_chan *serve_chan(struct fused_mirror *m);
 void serve_release(struct mirror_chan *chan);
+/* serve_stuck() - the current thread needs memory of home's after CLOSE. */
+void serve_stuck(struct mirror_chan *chan);
 void serve_rx(struct fused_mirror *m, struct chimera_rx *rx);
 void serve_init(struct fused_mirror *m);
 /* serve_poke_all() - the mirror is dead: who serves must notice. */
@@ -252,6 +255,15 @@ struct chimera_task {
 
 /* fused_task() - the current thread's, made if it has none; NULL: no memory. */
 struct chimera_task *fused_task(void);
+
+/* fused_patience() - how long a node may leave us waiting, in jiffies. */
+unsigned long fused_patience(void);
+/*
+ * fused_overdue() - @node has not done what somebody waits for @since then:
+ * say so; when it has had its time it is lost. Any context.
+ */
+void fused_overdue(struct chimera_node *node, unsigned long since,
+		   const char *what);
 
 /*
  * fused_post() - one-way message that must not be lost. Waits for room as long

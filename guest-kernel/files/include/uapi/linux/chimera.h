@@ -229,6 +229,17 @@ struct chimera_exchange {
 #define CHIMERA_IOC_EXCHANGE	_IOWR(0xC5, 0x23, struct chimera_exchange)
 #define CHIMERA_IOC_WAIT	_IOWR(0xC5, 0x24, struct chimera_exchange)
 
+/*
+ * DETACH ends the calling thread's channel to a node, as the thread's end does,
+ * and waits until the thread that served it is gone: it touches home's memory
+ * no more. Return: 0; -ENOTCONN no such channel; -EINTR a fatal signal.
+ */
+struct chimera_detach {
+	__u16 node;
+	__u16 reserved[3];
+};
+#define CHIMERA_IOC_DETACH	_IOW(0xC5, 0x25, struct chimera_detach)
+
 /* --- on the stub descriptor ----------------------------------------------- */
 
 /*
