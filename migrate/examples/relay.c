@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * relay [-t THREADS] [-q] FILE...: counts the words of files, each chunk of them on
+ * relay [-t THREADS] [-q] [-o OUT] FILE...: counts the words of files, each chunk of them on
  * another node than the one before.
  *
  * An ordinary pthread program: one address space, one heap, one stdout, one mutex.
  * Its threads take chunks of the text, carry on to the next node of the machine,
  * count there - into a hash table that all share - and say where that was. At the
- * end the main thread counts everything again where it was started, and compares.
+ * end the main thread counts everything again where it was started, compares, and
+ * writes the counts to OUT.
  *
  *   chimera-cc -O2 relay.c -o relay
  *   chimera run isa-configs/machines/x86-arm.conf -- ./relay README.md
@@ -211,6 +212,28 @@ static unsigned long compare(unsigned *ret_distinct)
     return differences;
 }
 
+/* A line for each word, in lower case */
+static void write_counts(const char *name)
+{
+    FILE *f = fopen(name, "we");
+
+    if (!f) {
+        die(name);
+    }
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        for (struct word *w = shared.bucket[i].first; w; w = w->next) {
+            fprintf(f, "%lu ", w->count);
+            for (size_t k = 0; k < w->len; k++) {
+                fputc(tolower((unsigned char)w->text[k]), f);
+            }
+            fputc('\n', f);
+        }
+    }
+    if (ferror(f) | fclose(f)) {
+        die(name);
+    }
+}
+
 static void open_file(const char *name)
 {
     struct stat st;
@@ -229,6 +252,9 @@ static void open_file(const char *name)
         die(name);
     }
     close(fd);
+    if (strrchr(name, '/')) {
+        name = strrchr(name, '/') + 1;
+    }
     file = (struct file){ name, p, st.st_size };
 }
 
@@ -237,20 +263,23 @@ int main(int argc, char **argv)
     pthread_t threads[MAX_THREADS];
     unsigned long words = 0, differences;
     unsigned nr_threads = 4, distinct;
+    const char *out = NULL;
     int opt;
 
-    while ((opt = getopt(argc, argv, "qt:")) != -1) {
+    while ((opt = getopt(argc, argv, "o:qt:")) != -1) {
         if (opt == 't') {
             nr_threads = atoi(optarg);
         } else if (opt == 'q') {
             quiet = true;
+        } else if (opt == 'o') {
+            out = optarg;
         }
         if (opt == '?' || !nr_threads || nr_threads > MAX_THREADS) {
             optind = argc;
         }
     }
     if (optind == argc) {
-        fprintf(stderr, "usage: relay [-t THREADS] [-q] FILE...\n");
+        fprintf(stderr, "usage: relay [-t THREADS] [-q] [-o OUT] FILE...\n");
         return 2;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
@@ -280,6 +309,9 @@ int main(int argc, char **argv)
         printf("%s (%s): %lu words in %lu chunks\n", nodes[i].name, nodes[i].isa,
                nodes[i].words, nodes[i].chunks);
         words -= nodes[i].words;
+    }
+    if (out) {
+        write_counts(out);
     }
     differences = compare(&distinct);
     printf("%s: %u distinct words, %lu counts differ\n",

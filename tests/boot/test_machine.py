@@ -165,6 +165,23 @@ class MainJob(MachineTest):
             row = re.search(rf"^\S+ +{isa} +\d+ +(\d+) ", done.stdout, re.M)
             self.assertGreater(int(row.group(1)), 0, done.stdout)
 
+    def test_relay(self):
+        """What ./bootstrap run ends with: hops, and the host's counts."""
+        if not os.path.exists(path("libexec", "chimera", "migrate", "relay")):
+            self.skipTest("no relay (./bootstrap build migrate)")
+        done = subprocess.run(
+            [path("..", "migrate", "examples", "run")], capture_output=True,
+            text=True, timeout=280, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stdout,
+                         r"\nOK: [1-9]\d+ hops, counts agree\n$")
+        for way in ("x86 -> arm", "arm -> x86"):
+            self.assertRegex(done.stdout,
+                             rf"(?m)^chimera: \d+: {way} in run$")
+        for isa in ("x86_64", "aarch64"):
+            row = re.search(rf"\({isa}\): (\d+) words in", done.stdout)
+            self.assertGreater(int(row.group(1)), 0, done.stdout)
+
     def test_readme_command(self):
         out = self.run_guest("lsnodes; uname -m")
         self.assertRegex(out, r"(?m)^\* +0 +x86 +x86_64 +2 +up ")
