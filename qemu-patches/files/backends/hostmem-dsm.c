@@ -64,6 +64,7 @@ struct HostMemoryBackendDsm {
     uint32_t heartbeat_ms;
     uint32_t peer_timeout_ms;
     uint32_t poll_max_ns;
+    bool prefetch;
 
     DsmMachine machine;
     struct dsm_node *node;
@@ -253,6 +254,7 @@ int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer)
     int ret = dsm_peer_fence(m->node, peer);
 
     if (ret == 0) {
+        dsm_pages_detached(peer);
         dsm_backend_set_state(m, peer, DSM_PEER_FENCED, "");
     }
     return ret;
@@ -445,6 +447,7 @@ static bool dsm_backend_check_machine(HostMemoryBackendDsm *m, Error **errp)
         return false;
     }
     machine->coherence = m->coherence;
+    machine->prefetch = m->prefetch;
     machine->self = m->self;
     machine->nr_nodes = i;
     return true;
@@ -462,17 +465,22 @@ static bool dsm_backend_create_node(HostMemoryBackendDsm *m, Error **errp)
         .heartbeat_ms = m->heartbeat_ms,
         .peer_timeout_ms = m->peer_timeout_ms,
     };
+    const char *why;
     int ret;
 
     QEMU_BUILD_BUG_ON(sizeof(config.machine_uuid) != sizeof(machine->uuid));
     memcpy(config.machine_uuid, &machine->uuid, sizeof(config.machine_uuid));
 
+    if (machine->coherence == DSM_COHERENCE_MODE_DSM) {
+        ret = dsm_pages_available(&why);
+        if (ret < 0) {
+            error_setg_errno(errp, -ret, "coherence=dsm is not possible: %s",
+                             why);
+            return false;
+        }
+    }
     ret = dsm_node_create(&config, &dsm_backend_ops, m, &m->node);
-    if (ret == -EOPNOTSUPP) {
-        error_setg(errp, "coherence=%s is not supported by libdsm %s",
-                   DsmCoherenceMode_str(machine->coherence), dsm_version());
-        return false;
-    } else if (ret < 0) {
+    if (ret < 0) {
         error_setg_errno(errp, -ret, "cannot create node '%s' with %" PRIu64
                          " bytes of memory",
                          machine->node[machine->self].name,
@@ -499,11 +507,15 @@ bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
      * The RAM block has a descriptor of its own then.
      */
     path = g_strdup_printf("/proc/self/fd/%d", fd);
-    return memory_region_init_ram_from_file(mr, owner, name,
-                                            machine->node[i].ram_bytes,
-                                            DSM_HUGE_PAGE,
-                                            RAM_SHARED | ram_flags, path, 0,
-                                            errp);
+    if (!memory_region_init_ram_from_file(mr, owner, name,
+                                          machine->node[i].ram_bytes,
+                                          DSM_HUGE_PAGE,
+                                          RAM_SHARED | ram_flags, path, 0,
+                                          errp)) {
+        return false;
+    }
+    return machine->coherence == DSM_COHERENCE_MODE_SHARED ||
+           dsm_pages_attach(mr, machine, node, i, errp);
 }
 
 static bool dsm_backend_init_memory(HostMemoryBackendDsm *m, Error **errp)
@@ -554,6 +566,8 @@ static bool dsm_backend_setup(HostMemoryBackendDsm *m, Error **errp)
     if (!dsm_backend_check_host(MEMORY_BACKEND(m), errp) ||
         !dsm_backend_check_machine(m, errp) ||
         !dsm_backend_create_node(m, errp) ||
+        (m->coherence == DSM_COHERENCE_MODE_DSM &&
+         !dsm_pages_start(&m->machine, errp)) ||
         !dsm_backend_init_memory(m, errp)) {
         return false;
     }
@@ -600,9 +614,11 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
         dsm_instance = m;
     }
     qatomic_set(&dsm_is_active, true);
-    m->collapser = dsm_collapser_start(
-        memory_region_get_fd(&backend->mr),
-        memory_region_get_ram_ptr(&backend->mr), backend->size);
+    if (m->coherence == DSM_COHERENCE_MODE_SHARED) {
+        m->collapser = dsm_collapser_start(
+            memory_region_get_fd(&backend->mr),
+            memory_region_get_ram_ptr(&backend->mr), backend->size);
+    }
     m->exit_notifier.notify = dsm_backend_exit;
     qemu_add_exit_notifier(&m->exit_notifier);
     return true;
@@ -643,6 +659,7 @@ static DsmNodeInfo *dsm_query_node(HostMemoryBackendDsm *m, uint16_t i)
     info->size = desc->ram_bytes;
     info->address = g_strdup(desc->address);
     info->state = m->state[i];
+    info->region = dsm_pages_query(m->node, i);
 
     if (i != m->machine.self && dsm_link_stats(m->node, i, &st) == 0) {
         for (k = 0; k < DSM_NR_CLASSES; k++) {
@@ -695,6 +712,7 @@ DsmInfo *qmp_query_dsm(Error **errp)
     info->has_coherence = true;
     info->coherence = m->machine.coherence;
     info->rejected = m->rejected;
+    info->zeroed_pages = dsm_pages_zeroed_pages();
     for (i = 0; i < m->machine.nr_nodes; i++) {
         QAPI_LIST_APPEND(tail, dsm_query_node(m, i));
     }
@@ -729,6 +747,26 @@ static HumanReadableText *dsm_hmp_info_dsm(Error **errp)
                                SysEmuTarget_str(n->isa), n->cpus,
                                n->size / MiB, DsmNodeState_str(n->state),
                                n->reason[0] ? ": " : "", n->reason);
+        if (n->region) {
+            const DsmRegionInfo *r = n->region;
+
+            g_string_append_printf(buf, "  pages shared %" PRIu64
+                                   " modified %" PRIu64 " waiting %" PRIu64
+                                   " lost %" PRIu64 ", received %" PRIu64
+                                   " sent %" PRIu64 "\n"
+                                   "  faults read %" PRIu64 " write %" PRIu64
+                                   " local %" PRIu64 ", upgrades %" PRIu64
+                                   ", invalidations %" PRIu64
+                                   ", prefetched %" PRIu64 " (wasted %" PRIu64
+                                   ")\n",
+                                   r->pages_shared, r->pages_modified,
+                                   r->pages_waiting, r->pages_lost,
+                                   r->pages_received, r->pages_sent,
+                                   r->read_faults, r->write_faults,
+                                   r->local_faults, r->upgrades,
+                                   r->invalidations, r->prefetched,
+                                   r->prefetch_wasted);
+        }
         if (!n->classes) {
             continue;
         }
@@ -851,6 +889,18 @@ static void dsm_backend_set_uint32(Object *obj, Visitor *v, const char *name,
     }
 }
 
+static bool dsm_backend_get_prefetch(Object *obj, Error **errp)
+{
+    return MEMORY_BACKEND_DSM(obj)->prefetch;
+}
+
+static void dsm_backend_set_prefetch(Object *obj, bool value, Error **errp)
+{
+    if (dsm_backend_is_settable(obj, "prefetch", errp)) {
+        MEMORY_BACKEND_DSM(obj)->prefetch = value;
+    }
+}
+
 static void dsm_backend_add_uint32(ObjectClass *oc, const char *name,
                                    size_t offset, const char *description)
 {
@@ -868,6 +918,7 @@ static void dsm_backend_instance_init(Object *obj)
     backend->merge = false;
     m->self = DSM_SELF_UNSET;
     m->poll_max_ns = DSM_POLL_MAX_NS;
+    m->prefetch = true;
 }
 
 static void dsm_backend_class_init(ObjectClass *oc, void *data)
@@ -887,6 +938,10 @@ static void dsm_backend_class_init(ObjectClass *oc, void *data)
                                    dsm_backend_set_coherence);
     object_class_property_set_description(oc, "coherence",
         "How the nodes' memory is kept coherent");
+    object_class_property_add_bool(oc, "prefetch", dsm_backend_get_prefetch,
+                                   dsm_backend_set_prefetch);
+    object_class_property_set_description(oc, "prefetch",
+        "Whether coherence=dsm fetches ahead of sequential and strided reads");
     object_class_property_add(oc, "nodes", "DsmNodeOptionsList",
                               dsm_backend_get_nodes, dsm_backend_set_nodes,
                               NULL, NULL);

@@ -1124,6 +1124,10 @@ static void virtio_fabric_device_unrealize(DeviceState *dev)
     virtio_fabric_drop_tx(s);
     for (i = 0; i < s->machine->nr_nodes; i++) {
         if (s->peer[i].window) {
+            if (s->machine->coherence != DSM_COHERENCE_MODE_SHARED) {
+                /* The page protocol goes on: for it the memory stays. */
+                object_ref(OBJECT(s->peer[i].window));
+            }
             virtio_fabric_unmap_window(s, i);
         }
     }

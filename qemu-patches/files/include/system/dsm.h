@@ -26,6 +26,12 @@ bool dsm_active(void);
 void dsm_note_exclusive_step(void);
 
 /**
+ * dsm_vcpu_thread_init() - prepare the calling thread for guest memory that
+ * other nodes can lose.
+ */
+void dsm_vcpu_thread_init(void);
+
+/**
  * dsm_idle_wait() - an idle vCPU waits for other nodes too.
  *
  * Waits until @cpu is kicked or something came from another node, which is
@@ -66,6 +72,10 @@ static inline bool dsm_active(void)
 }
 
 static inline void dsm_note_exclusive_step(void)
+{
+}
+
+static inline void dsm_vcpu_thread_init(void)
 {
 }
 

@@ -40,6 +40,7 @@ typedef struct DsmMachine {
     DsmCoherenceMode coherence;
     uint16_t self;
     uint16_t nr_nodes;
+    bool prefetch;
     struct dsm_node_desc node[DSM_MAX_NODES];
 } DsmMachine;
 
@@ -71,12 +72,31 @@ int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer);
 #define DSM_HUGE_PAGE (2 * MiB)
 
 /**
- * dsm_region_init_ram: make @mr the memory of node @i of @machine.
+ * dsm_region_init_ram: make @mr the memory of node @i of @machine, coherent in
+ * the way that the machine has.
  * @ram_flags: in addition to RAM_SHARED
+ *
+ * With a page protocol @mr must exist until the node is fenced.
  */
 bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
                          const DsmMachine *machine, struct dsm_node *node,
                          uint16_t i, uint32_t ram_flags, Error **errp);
+
+/* ROMs, video memory and the like, and gaps between RAM blocks. */
+#define DSM_PAGES_OTHER_RAM (1 * GiB)
+
+/*
+ * The page protocol, coherence=dsm. dsm_pages_start() comes before the first
+ * dsm_pages_attach(); dsm_pages_detached() when node @i was fenced.
+ * dsm_pages_query() returns NULL when the region of node @i is not attached,
+ * and may be called from any thread.
+ */
+bool dsm_pages_start(const DsmMachine *machine, Error **errp);
+bool dsm_pages_attach(MemoryRegion *mr, const DsmMachine *machine,
+                      struct dsm_node *node, uint16_t i, Error **errp);
+void dsm_pages_detached(uint16_t i);
+DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i);
+uint64_t dsm_pages_zeroed_pages(void);
 
 /*
  * Backs the memory, @fd's, with huge pages in the background, as the guest uses

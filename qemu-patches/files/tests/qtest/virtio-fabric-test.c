@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <glib/gstdio.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include "block/qdict.h"
 #include "libqtest.h"
 #include "qapi/error.h"
@@ -75,6 +76,7 @@ static char *bios_path; /* q35 does not start without firmware */
 static unsigned machine_nr; /* of the machine under test, for its sockets */
 static Node nodes[MAX_NODES];
 static unsigned nr_nodes;
+static const char *coherence = "shared";
 
 #define WAIT_FOR(cond, what) \
     do { \
@@ -126,10 +128,10 @@ static char *node_args(const Isa *const *isa, unsigned nr, unsigned self,
         "-nodefaults %s -M %s,memory-backend=ram -m %" PRIu64 "k -bios %s "
         "-object '{\"qom-type\":\"memory-backend-dsm\",\"id\":\"ram\","
         "\"size\":%" PRIu64 ",\"machine-uuid\":\"" MACHINE_UUID "\","
-        "\"self\":%u,\"nodes\":%s}' "
+        "\"coherence\":\"%s\",\"self\":%u,\"nodes\":%s}' "
         "-device virtio-fabric-pci,dsm=ram,addr=04.0%s",
         isa[self]->args, isa[self]->machine, ram_bytes / KiB, bios_path,
-        ram_bytes, self, list, device);
+        ram_bytes, coherence, self, list, device);
 }
 
 static Node *node_start_full(const Isa *const *isa, unsigned nr, unsigned self,
@@ -474,8 +476,6 @@ static const BadArgs bad_args[] = {
     { "self", "\"self\":4", "", "self is 4" },
     { "self-range", "\"self\":70000", "", "self" },
     { "coherence", "\"coherence\":\"none\"", "", "coherence" },
-    { "coherence-dsm", "\"coherence\":\"dsm\"", "",
-      "coherence=dsm is not supported" },
     { "share", "\"share\":false", "", "share=off" },
     { "prealloc", "\"prealloc\":true", "", "prealloc=on" },
     { "merge", "\"merge\":true", "", "merge=on" },
@@ -974,8 +974,12 @@ static void test_kill(void)
                  (uint64_t[]) { cpu_to_le64(status) }, 8);
     g_assert_cmpuint(wait_tx(a), ==, VIRTIO_FABRIC_TX_NODE_DOWN);
 
-    /* Its memory is as it was left, until it is fenced. */
-    g_assert_cmphex(qfabric_window_readq(a->f, 1, 0x5000), ==, 77);
+    /*
+     * Its memory is as it was left until it is fenced; with a page protocol it
+     * is lost, and reads as zeros.
+     */
+    g_assert_cmphex(qfabric_window_readq(a->f, 1, 0x5000), ==,
+                    g_str_equal(coherence, "dsm") ? 0 : 77);
     fence(a, 1);
     wait_state(a, 1, VIRTIO_FABRIC_FENCED);
     wait_qmp_state(a, 1, "fenced");
@@ -988,6 +992,22 @@ static void test_kill(void)
     node_driver(a, BASE_FEATURES);
     wait_state(a, 1, VIRTIO_FABRIC_FENCED);
     machine_end();
+}
+
+/* Another test, with a page protocol between the nodes. */
+static void test_dsm(const void *opaque)
+{
+    const GTestFunc test = (GTestFunc)opaque;
+    int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+    if (fd < 0) {
+        g_test_skip("this process may not use userfaultfd");
+        return;
+    }
+    close(fd);
+    coherence = "dsm";
+    test();
+    coherence = "shared";
 }
 
 static void test_reset(void)
@@ -1532,6 +1552,11 @@ int main(int argc, char **argv)
     qtest_add_func("/virtio-fabric/reset", test_reset);
     qtest_add_func("/virtio-fabric/version", test_version);
     qtest_add_func("/virtio-fabric/monitor", test_monitor);
+    qtest_add_data_func("/virtio-fabric/dsm/windows", test_windows, test_dsm);
+    qtest_add_data_func("/virtio-fabric/dsm/messages", test_messages,
+                        test_dsm);
+    qtest_add_data_func("/virtio-fabric/dsm/three", test_three, test_dsm);
+    qtest_add_data_func("/virtio-fabric/dsm/kill", test_kill, test_dsm);
     qtest_add_func("/virtio-fabric/bad-tx", test_bad_tx);
     qtest_add_func("/virtio-fabric/fuzz", test_fuzz);
     ret = g_test_run();
