@@ -820,7 +820,7 @@ bool dsm__coh_fault(struct dsm__coh_region *r, uint64_t page, bool write)
 
 bool dsm__coh_ahead(struct dsm__coh_region *r, uint64_t page)
 {
-    if (r->dead || dsm__coh_copy(r, page) != DSM__COPY_I ||
+    if (is_home(r) || r->dead || dsm__coh_copy(r, page) != DSM__COPY_I ||
         !(r->up & bit(r->home))) {
         return false;
     }

@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <time.h>
@@ -155,6 +156,21 @@ struct cluster *cluster_new(int nr, enum wiring wiring)
     return c;
 }
 
+/* Map and attach all regions. */
+static void tnode_attach(struct tnode *t)
+{
+    for (int i = 0; i < t->cluster->nr; i++) {
+        struct dsm_region_params params = { 0 };
+
+        t->memory[i] = mmap(NULL, t->cluster->desc[i].ram_bytes,
+                            PROT_READ | PROT_WRITE, MAP_SHARED,
+                            dsm_region_fd(t->node, i), 0);
+        assert_true(t->memory[i] != MAP_FAILED);
+        params.memory = t->memory[i];
+        assert_int_equal(dsm_region_attach(t->node, i, &params), 0);
+    }
+}
+
 void cluster_start_node(struct cluster *c, int index)
 {
     struct dsm_config config = c->config;
@@ -163,6 +179,9 @@ void cluster_start_node(struct cluster *c, int index)
     assert_int_equal(dsm__node_create(&config, &test_ops, &c->nodes[index],
                                       &c->options, &c->nodes[index].node),
                      0);
+    if (c->nodes[index].node->pages) {
+        tnode_attach(&c->nodes[index]);
+    }
     assert_int_equal(dsm_node_start(c->nodes[index].node), 0);
 }
 
@@ -170,6 +189,12 @@ void cluster_stop_node(struct cluster *c, int index)
 {
     dsm_node_destroy(c->nodes[index].node);
     c->nodes[index].node = NULL;
+    for (int i = 0; i < c->nr; i++) {
+        if (c->nodes[index].memory[i]) {
+            munmap(c->nodes[index].memory[i], c->desc[i].ram_bytes);
+            c->nodes[index].memory[i] = NULL;
+        }
+    }
 }
 
 void cluster_free(struct cluster *c)

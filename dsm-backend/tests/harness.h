@@ -30,6 +30,7 @@ struct tnode {
     void (*on_writable)(struct tnode *t, uint16_t to, enum dsm_class cls);
     void (*on_up)(struct tnode *t, uint16_t peer);
     void *opaque;
+    uint8_t *memory[DSM_MAX_NODES]; /* with pages: all regions, attached */
 
     uint64_t taken[DSM_MAX_NODES][DSM_NR_CLASSES];
     uint64_t writable[DSM_MAX_NODES][DSM_NR_CLASSES];

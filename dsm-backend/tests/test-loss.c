@@ -60,7 +60,7 @@ static _Atomic uint64_t *word(struct machine *m, int owner, int page, int i)
 /* Return: false: SIGBUS. */
 static bool load(_Atomic uint64_t *from, uint64_t *ret)
 {
-    if (sigsetjmp(bus, 0)) {
+    if (sigsetjmp(bus, 1)) {
         expect_bus = false;
         return false;
     }
@@ -72,7 +72,7 @@ static bool load(_Atomic uint64_t *from, uint64_t *ret)
 
 static bool store(_Atomic uint64_t *to, uint64_t value)
 {
-    if (sigsetjmp(bus, 0)) {
+    if (sigsetjmp(bus, 1)) {
         expect_bus = false;
         return false;
     }

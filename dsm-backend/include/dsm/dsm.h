@@ -176,9 +176,10 @@ int dsm_pages_available(const char **ret_why);
  * they stand or the node is destroyed; nodes of a higher index connect to us.
  * With DSM_COHERENCE_PAGES the own region must be attached.
  * Return: 0; -EADDRINUSE a live process listens there (a stale unix socket
- * is replaced); -ENXIO the own region is not attached; -ENOTSOCK something else has that path; -EALREADY it was
- * called before; other errors of socket(2), bind(2), and of open(2) for the
- * directory of the path, which is locked meanwhile (flock).
+ * is replaced); -ENOTSOCK something else has that path; -EALREADY it was
+ * called before; -ENXIO the own region is not attached; other errors of
+ * socket(2), bind(2), and of open(2) for the directory of the path, which is
+ * locked meanwhile (flock).
  */
 int dsm_node_start(struct dsm_node *node);
 
@@ -207,7 +208,7 @@ int dsm_node_dispatch(struct dsm_node *node);
  * copy of the region, and exists from the beginning. Map it, shared, once, and
  * attach the mapping before it is touched.
  *
- * With DSM_COHERENCE_SHARED: the descriptor belongs to libdsm; it stays open until the region's owner
+ * The descriptor belongs to libdsm; it stays open until the region's owner
  * is fenced or the node destroyed. Its size is exactly the owner's ram_bytes
  * and is sealed against shrinking (checked for peers), so that a mapping of
  * it cannot fault because of what the peer does.

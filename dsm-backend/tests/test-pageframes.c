@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Page channels whose other end does what it must not: that link ends with a
+ * reason, and nothing else does. Node 0 and node 2 are real; node 1 speaks
+ * frames by hand.
+ */
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "harness.h"
+
+struct fake {
+    struct cluster *c;
+    struct raw pages, link;
+    uint32_t seq;
+};
+
+static void connect_channel(struct fake *f, struct raw *r, int channel)
+{
+    struct dsm__frame h = hello_of(f->c, 1, 0, DSM__FRAME_HELLO);
+    struct dsm__frame ready = frame_of(DSM__FRAME_READY);
+
+    h.hello.channel = channel;
+    raw_connect(r, f->c, 0);
+    raw_put(r, &h);
+    raw_expect(r, f->c, DSM__FRAME_HELLO_ACK, NULL);
+    raw_put(r, &ready);
+    raw_expect(r, f->c, DSM__FRAME_READY, NULL);
+}
+
+static void fake_begin(struct fake *f)
+{
+    memset(f, 0, sizeof(*f));
+    f->c = cluster_new(3, WIRE_UNIX);
+    f->c->config.coherence = DSM_COHERENCE_PAGES;
+    cluster_start_node(f->c, 0);
+    cluster_start_node(f->c, 2);
+    connect_channel(f, &f->pages, 1);
+    connect_channel(f, &f->link, 0);
+    cluster_wait(f->c, f->c->nodes[0].ups[1] && f->c->nodes[0].ups[2]);
+}
+
+/* Nodes 0 and 2 have each other, and page 1 of region 0 goes to and fro. */
+static void check_others(struct fake *f)
+{
+    volatile uint8_t *home = f->c->nodes[0].memory[0] + 4096;
+    volatile uint8_t *away = f->c->nodes[2].memory[0] + 4096;
+
+    for (int i = 1; i < 4; i++) {
+        *home = i;
+        assert_int_equal(*away, i);
+        *away = i + 10;
+        assert_int_equal(*home, i + 10);
+    }
+    assert_int_equal(dsm_peer_state(f->c->nodes[0].node, 2), DSM_PEER_UP);
+    assert_int_equal(dsm_peer_state(f->c->nodes[2].node, 0), DSM_PEER_UP);
+}
+
+static void fake_end(struct fake *f, const char *reason)
+{
+    cluster_wait(f->c, f->c->nodes[0].downs[1]);
+    if (!strstr(f->c->nodes[0].down_reason[1], reason)) {
+        fail_msg("'%s' in place of '%s'", f->c->nodes[0].down_reason[1],
+                 reason);
+    }
+    check_others(f);
+    raw_close(&f->pages);
+    raw_close(&f->link);
+    cluster_free(f->c);
+}
+
+static void put_page(struct fake *f, struct dsm__page_frame frame)
+{
+    uint8_t header[DSM__PAGE_HEADER_BYTES];
+
+    frame.seq += f->seq++;
+    dsm__page_encode(header, &frame);
+    raw_put_bytes(&f->pages, header, sizeof(header));
+}
+
+/* The next page frame from node 0. */
+static struct dsm__page_frame get_page(struct fake *f)
+{
+    uint8_t header[DSM__PAGE_HEADER_BYTES];
+    struct dsm__page_frame frame;
+    const char *why = "";
+    size_t have = 0, n;
+
+    while (have < sizeof(header)) {
+        n = recv(f->pages.fd, header + have, sizeof(header) - have, 0);
+        assert_true((ssize_t)n > 0);
+        have += n;
+    }
+    if (dsm__page_decode(header, &frame, &why) < 0) {
+        fail_msg("%s", why);
+    }
+    for (size_t left = dsm__coh_has_data(frame.type) ? frame.count * 4096 : 0;
+         left > 0; left -= n) {
+        uint8_t body[4096];
+
+        n = recv(f->pages.fd, body, left < 4096 ? left : 4096, 0);
+        assert_true((ssize_t)n > 0);
+    }
+    return frame;
+}
+
+/* One frame that is wrong by itself. */
+static void test_single(void **state)
+{
+    static const struct {
+        struct dsm__page_frame frame;
+        const char *reason;
+    } cases[] = {
+        { { .type = DSM__COH_READ, .seq = 1 },
+          "page frame 1 in place of frame 0" },
+        { { .type = DSM__COH_READ, .page = 1000 },
+          "READ: pages that this node does not know" },
+        { { .type = DSM__COH_READ, .region = 7 },
+          "READ: pages that this node does not know" },
+        { { .type = DSM__COH_READ, .region = 1 },
+          "READ: a message for the home of a region" },
+        { { .type = DSM__COH_INV }, "only the home of a region sends" },
+        { { .type = DSM__COH_INV, .region = 1 },
+          "INV: a message that the state of the page does not allow" },
+        { { .type = DSM__COH_GRANT, .region = 1 }, "does not allow" },
+        { { .type = DSM__COH_GONE, .region = 1 }, "does not allow" },
+        { { .type = DSM__COH_FWD_WRITE, .region = 1, .node = 2 },
+          "does not allow" },
+        { { .type = DSM__COH_FWD_READ, .region = 1, .node = 0 },
+          "names a node it cannot name" },
+        { { .type = DSM__COH_FWD_READ, .region = 1, .node = 9 },
+          "names a node it cannot name" },
+        { { .type = DSM__COH_DECLINE, .region = 1, .count = 1, .stride = 1 },
+          "does not allow" },
+        { { .type = DSM__COH_ACK }, "ACK without INV" },
+        { { .type = DSM__COH_DONE }, "DONE without a request" },
+        { { .type = DSM__COH_RETURN, .count = 1 }, "nobody asked for" },
+        { { .type = DSM__COH_DATA_S, .region = 1, .count = 1 },
+          "nobody asked for" },
+        { { .type = DSM__COH_DATA_S, .region = 2, .count = 2 },
+          "more pages than were asked for" },
+        { { .type = DSM__COH_REFUSE, .node = 0 },
+          "names a node it cannot name" },
+        { { .type = DSM__COH_REFUSE, .node = 1 },
+          "names a node it cannot name" },
+        { { .type = DSM__COH_LOST, .node = 2 },
+          "only the home of a region sends" },
+        { { .type = DSM__PAGE_AHEAD, .region = 1, .count = 1, .stride = 1 },
+          "AHEAD: a message for the home of a region" },
+        { { .type = DSM__PAGE_AHEAD, .count = 200, .stride = 1 },
+          "pages that this node does not know" },
+        { { .type = DSM__PAGE_AHEAD, .count = 0, .stride = 1 },
+          "impossible number of pages" },
+        { { .type = DSM__COH_DATA_S, .region = 1, .count = 65 },
+          "impossible number of pages" },
+        { { .type = DSM__PAGE_AHEAD, .count = 2, .stride = -1 },
+          "impossible range" },
+        { { .type = DSM__COH_READ, .node = 1 }, "does not use is not 0" },
+        { { .type = DSM__PAGE_PING, .page = 1 }, "does not use is not 0" },
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct fake f;
+
+        fake_begin(&f);
+        put_page(&f, cases[i].frame);
+        fake_end(&f, cases[i].reason);
+    }
+}
+
+static void test_bytes(void **state)
+{
+    struct fake f;
+    uint8_t junk[DSM__PAGE_HEADER_BYTES] = "P?";
+
+    fake_begin(&f);
+    raw_put_bytes(&f.pages, junk, sizeof(junk));
+    fake_end(&f, "not a frame of the page channel");
+
+    fake_begin(&f);
+    memcpy(junk, "PG\1\377", 4);
+    raw_put_bytes(&f.pages, junk, sizeof(junk));
+    fake_end(&f, "unknown type");
+
+    /* It ends inside a header. */
+    fake_begin(&f);
+    raw_put_bytes(&f.pages, junk, 5);
+    raw_close(&f.pages);
+    fake_end(&f, "page channel lost inside a frame");
+}
+
+/* A whole exchange, and then its last frame once more. */
+static void test_replay(void **state)
+{
+    struct fake f;
+    uint8_t header[DSM__PAGE_HEADER_BYTES];
+    struct dsm__page_frame read = { .type = DSM__COH_READ, .page = 3 };
+
+    fake_begin(&f);
+    put_page(&f, read);
+    assert_int_equal(get_page(&f).type, DSM__COH_DATA_S);
+    dsm__page_encode(header, &read);
+    raw_put_bytes(&f.pages, header, sizeof(header));
+    fake_end(&f, "page frame 0 in place of frame 1");
+}
+
+static void test_asks_twice(void **state)
+{
+    struct fake f;
+    struct dsm__page_frame read = { .type = DSM__COH_READ, .page = 3 };
+
+    /* For what it has. */
+    fake_begin(&f);
+    put_page(&f, read);
+    assert_int_equal(get_page(&f).type, DSM__COH_DATA_S);
+    put_page(&f, read);
+    fake_end(&f, "it asks for what it has");
+
+    /* Before it was answered: page 3 is at node 2 then. */
+    fake_begin(&f);
+    f.c->nodes[2].memory[0][3 * 4096] = 1;
+    read.type = DSM__COH_WRITE;
+    put_page(&f, read);
+    put_page(&f, read);
+    fake_end(&f, "it asks for a page twice");
+}
+
+/* It is asked to give up a page, and does not say so: others wait until it
+ * is gone. */
+static void test_no_ack(void **state)
+{
+    struct fake f;
+    struct dsm__page_frame read = { .type = DSM__COH_READ, .page = 3 };
+
+    fake_begin(&f);
+    f.c->nodes[0].memory[0][3 * 4096] = 7;
+    put_page(&f, read);
+    assert_int_equal(get_page(&f).type, DSM__COH_DATA_S);
+    assert_int_equal(f.c->nodes[2].memory[0][3 * 4096], 7);
+    if (fork() == 0) {
+        /* From elsewhere: this thread is about to wait. */
+        assert_int_equal(get_page(&f).type, DSM__COH_INV);
+        shutdown(f.pages.fd, SHUT_RDWR);
+        _exit(0);
+    }
+    f.c->nodes[2].memory[0][3 * 4096] = 8;
+    assert_int_equal(f.c->nodes[0].memory[0][3 * 4096], 8);
+    fake_end(&f, "page channel lost");
+}
+
+/* The end of the link is the end of the page channel, too. */
+static void test_link_ends(void **state)
+{
+    struct fake f;
+    uint8_t byte;
+
+    fake_begin(&f);
+    raw_close(&f.link);
+    cluster_wait(f.c, f.c->nodes[0].downs[1]);
+    assert_int_equal(recv(f.pages.fd, &byte, 1, 0), 0);
+    fake_end(&f, "connection lost");
+}
+
+/* No link before there is a page channel, and one page channel only. */
+static void test_order(void **state)
+{
+    struct fake f = { .c = cluster_new(3, WIRE_UNIX) };
+    struct dsm__frame h = hello_of(f.c, 1, 0, DSM__FRAME_HELLO), got;
+
+    f.c->config.coherence = DSM_COHERENCE_PAGES;
+    h.hello.coherence = DSM_COHERENCE_PAGES;
+    cluster_start_node(f.c, 0);
+    raw_connect(&f.link, f.c, 0);
+    raw_put(&f.link, &h);
+    raw_expect(&f.link, f.c, DSM__FRAME_REJECT, &got);
+    assert_int_equal(got.notice.code, DSM__NOTICE_BUSY);
+    raw_close(&f.link);
+    connect_channel(&f, &f.pages, 1);
+    h.hello.channel = 1;
+    h.seq = 0;
+    raw_connect(&f.link, f.c, 0);
+    raw_put(&f.link, &h);
+    raw_expect(&f.link, f.c, DSM__FRAME_REJECT, &got);
+    assert_int_equal(got.notice.code, DSM__NOTICE_DUPLICATE);
+    raw_close(&f.link);
+    /* Lost before it was a peer: it is one that is DOWN. */
+    raw_close(&f.pages);
+    cluster_wait(f.c, f.c->nodes[0].downs[1]);
+    cluster_free(f.c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_single),
+        cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_replay),
+        cmocka_unit_test(test_asks_twice),
+        cmocka_unit_test(test_no_ack),
+        cmocka_unit_test(test_link_ends),
+        cmocka_unit_test(test_order),
+    };
+    const char *why;
+
+    if (dsm_pages_available(&why) < 0) {
+        print_message("%s\n", why);
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
