@@ -38,7 +38,7 @@ void __lockfunc preemptable_ticket_lock_wait(arch_spinlock_t *lock)
 
 	for (spun = 0;; spun++) {
 		ahead = ticket_lock_ahead(atomic_read(&lock->val), ticket);
-		if (!ahead || spun / ahead >= READ_ONCE(spins))
+		if (!ahead || spun >= (u64)ahead * READ_ONCE(spins))
 			break;
 		cpu_relax();
 	}
