@@ -579,6 +579,14 @@ static const char *dir_ack(struct dsm__coh_region *r, uint16_t from,
     return NULL;
 }
 
+/* Of what the home itself gave it says DONE itself; see copy_apply(). */
+static bool dir_is_own(struct dsm__coh_region *r, uint64_t page)
+{
+    struct dsm__coh_request *q = dir_active(r, page);
+
+    return q && q->state == DSM__DIR_FWD && q->source == r->home;
+}
+
 static const char *dir_done(struct dsm__coh_region *r, uint16_t from,
                             uint64_t page)
 {
@@ -775,6 +783,9 @@ int dsm__coh_receive(struct dsm__coh_region *r, uint16_t from,
         case DSM__COH_DATA_TAKE:
             break;
         }
+    }
+    if (!why && msg->type == DSM__COH_DONE && dir_is_own(r, msg->page)) {
+        why = "DONE for data of the home";
     }
     if (!why && msg->type == DSM__COH_REFUSE) {
         if (msg->node == r->home) {

@@ -142,6 +142,9 @@ static void end(struct target *t)
         dsm__pages_step(t->pages, 0);
     }
     assert(!t->pages->links[PEER].up);
+    while (t->pages->held_nr > 0) {
+        dsm__pages_step(t->pages, 1000000); /* for 20 us at most */
+    }
     assert(dsm__pages_note(t->pages, &peer, &broke, reason) && peer == PEER);
     assert(reason[0] && !dsm__pages_note(t->pages, &peer, &broke, reason));
     for (int i = 0; i < 2; i++) {

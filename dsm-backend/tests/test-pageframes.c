@@ -226,6 +226,20 @@ static void test_asks_twice(void **state)
     fake_end(&f, "it asks for a page twice");
 }
 
+/* It says that it has what it cannot have yet. */
+static void test_done_too_soon(void **state)
+{
+    struct fake f;
+    struct dsm__page_frame write = { .type = DSM__COH_WRITE, .page = 3 };
+
+    fake_begin(&f);
+    put_page(&f, write);
+    assert_int_equal(get_page(&f).type, DSM__COH_DATA_M);
+    write.type = DSM__COH_DONE;
+    put_page(&f, write);
+    fake_end(&f, "DONE without a request");
+}
+
 /* It is asked to give up a page, and does not say so: others wait until it
  * is gone. */
 static void test_no_ack(void **state)
@@ -297,6 +311,7 @@ int main(void)
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_asks_twice),
+        cmocka_unit_test(test_done_too_soon),
         cmocka_unit_test(test_no_ack),
         cmocka_unit_test(test_link_ends),
         cmocka_unit_test(test_order),
