@@ -4,10 +4,12 @@
     test_machine.py BUILD [CLASS[.METHOD]...]
 
 BUILD is where ./bootstrap put its results. Exits with 77 (skipped) when there
-are no images. The logs of every machine (consoles, QEMUs) stay in
+are no images. With CHIMERA_COHERENCE=dsm in the environment all machines use
+the page protocol. The logs of every machine (consoles, QEMUs) stay in
 BUILD/log/boot/TEST.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -26,7 +28,12 @@ BUILD = ""
 CHIMERA = ""
 GUEST = ""
 X86_ARM = ""
+COHERENCE = os.environ.get("CHIMERA_COHERENCE", "shared")
 BOOT_S = 120
+
+
+NO_LOSS = unittest.skipIf(
+    COHERENCE == "dsm", "what only the killed node had is lost with it")
 
 
 def path(*parts):
@@ -36,7 +43,7 @@ def path(*parts):
 def write_config(name, nodes, machine="", node="", cpus=1):
     """A machine file of NODES, a string like "xaa": one letter a node."""
     isas = {"x": ("x86", "x86_64"), "a": ("arm", "aarch64")}
-    text = f"[machine]\nname={name}\n{machine}\n"
+    text = f"[machine]\nname={name}\ncoherence={COHERENCE}\n{machine}\n"
     for index, letter in enumerate(nodes):
         prefix, isa = isas[letter]
         text += (f"[node {prefix}{index}]\nisa={isa}\ncpus={cpus}\n"
@@ -277,6 +284,7 @@ class Memory(MachineTest):
                              "--broken", code=1)
         self.assertRegex(out, r"(?m)^\d+ passed, [1-9]\d* failed")
 
+    @unittest.skipIf(COHERENCE == "dsm", "the page protocol has small pages")
     def test_huge_pages(self):
         """What a guest uses gets huge pages, what it does not use no page."""
         name = self.up(write_config("boot-huge", "xa"))
@@ -345,6 +353,7 @@ class Nodes(MachineTest):
         for pid in pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
+    @NO_LOSS
     def test_losses(self):
         """What a program sees of a lost node, in every way it can wait."""
         name = self.up(write_config("boot-losses", "xa"))
@@ -365,6 +374,7 @@ class Nodes(MachineTest):
         self.assert_summary(out)
         self.assertEqual(lead.returncode, 0, out)
 
+    @NO_LOSS
     def test_peer_of_process_killed(self):
         """A process with threads on a lost node hears of it and lives."""
         name = self.up(write_config("boot-fused", "xa"))
@@ -684,6 +694,29 @@ class Migration(MachineTest):
         self.assertEqual(there.returncode, 128 + signal.SIGBUS)
 
 
+class Suites(MachineTest):
+    """Real programs' own tests, hopping, on the machine."""
+
+    def suites(self, nodes, *settings):
+        if not os.path.exists(path("bin", "chimera-cc")):
+            self.skipTest("no chimera-cc (./bootstrap build migrate)")
+        share = path("obj", "migrate", "suites")
+        done = subprocess.run(
+            [path("..", "tests", "migrate", "machine", "build-suites"), share],
+            capture_output=True, text=True, timeout=800, check=False)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assert_summary(self.run_guest(
+            f"./suites {' '.join(settings)}",
+            config=write_config("boot-suites", nodes, cpus=2), code=None,
+            share=share, timeout=400))
+
+    def test_home_on_x86(self):
+        self.suites("xa", "CHIMERA_EVERY=1009", "asked")
+
+    def test_home_on_arm(self):
+        self.suites("ax", "CHIMERA_RANDOM=1,5000", "asked")
+
+
 class Shootdown(MachineTest):
     """What one processor unmaps, no other one accesses any more."""
 
@@ -792,6 +825,19 @@ def main():
         if not os.path.exists(needed):
             print(f"skipped: there is no {needed}")
             sys.exit(77)
+    if COHERENCE != "shared":
+        fd = ctypes.CDLL(None).syscall(323, os.O_CLOEXEC)
+        if fd < 0:
+            print("skipped: this process may not use userfaultfd")
+            sys.exit(77)
+        os.close(fd)
+        with open(X86_ARM, encoding="utf-8") as f:
+            text = f.read().replace("coherence=shared",
+                                    f"coherence={COHERENCE}")
+        with tempfile.NamedTemporaryFile("w", suffix=".conf",
+                                         delete=False) as f:
+            f.write(text)
+        X86_ARM = f.name
     unittest.main(verbosity=2)
 
 
