@@ -287,6 +287,33 @@ void bench_emit(const struct bench_options *options,
     fflush(stdout);
 }
 
+static GArray *p99_of(const GArray *samples)
+{
+    GArray *tail = g_array_new(FALSE, FALSE, sizeof(double));
+    double p99 = bench_quantile(samples, 0.99);
+
+    g_array_append_val(tail, p99);
+    return tail;
+}
+
+void bench_emit_p99(const struct bench_options *options,
+                    const struct bench_figure *figure)
+{
+    struct bench_figure tail = *figure;
+    g_autofree char *kase = g_strconcat(figure->kase, "-p99", NULL);
+    g_autoptr(GArray) samples = p99_of(figure->samples);
+    g_autoptr(GArray) reference = NULL;
+
+    if (figure->reference_samples) {
+        reference = p99_of(figure->reference_samples);
+    }
+    tail.kase = kase;
+    tail.samples = samples;
+    tail.reference_samples = reference;
+    tail.goal = 0;
+    bench_emit(options, &tail);
+}
+
 struct run {
     GMainLoop *loop;
     GSubprocess *process;

@@ -57,6 +57,13 @@ double bench_median(const GArray *samples);
 void bench_emit(const struct bench_options *options,
                 const struct bench_figure *figure);
 
+/**
+ * bench_emit_p99() - print the tail of a figure's distribution as a figure of its
+ * own, case CASE-p99: one sample, beside that of the reference, without a goal.
+ */
+void bench_emit_p99(const struct bench_options *options,
+                    const struct bench_figure *figure);
+
 /** bench_prefix() - where chimera is installed (from this program's path). */
 const char *bench_prefix(void);
 

@@ -89,12 +89,11 @@ static void run(const char *const *argv, GArray **series)
 }
 
 static void emit(const struct bench_options *options, const char *how,
-                 int depth, const char *what, GArray *samples,
-                 enum bench_reference kind, GArray *reference, double goal)
+                 int depth, GArray *samples, enum bench_reference kind,
+                 GArray *reference, double goal)
 {
-    g_autofree char *kase = g_strdup_printf("%s-%d%s", how, depth, what);
-
-    bench_emit(options, &(struct bench_figure) {
+    g_autofree char *kase = g_strdup_printf("%s-%d", how, depth);
+    const struct bench_figure figure = {
         .name = "hop",
         .kase = kase,
         .unit = "us",
@@ -102,16 +101,10 @@ static void emit(const struct bench_options *options, const char *how,
         .reference = kind,
         .reference_samples = reference,
         .goal = goal,
-    });
-}
+    };
 
-static GArray *tail_of(const GArray *samples)
-{
-    GArray *tail = g_array_new(FALSE, FALSE, sizeof(double));
-    double p99 = bench_quantile(samples, 0.99);
-
-    g_array_append_val(tail, p99);
-    return tail;
+    bench_emit(options, &figure);
+    bench_emit_p99(options, &figure);
 }
 
 int main(int argc, char **argv)
@@ -145,18 +138,16 @@ int main(int argc, char **argv)
     }
     for (int d = 0; d < NR_DEPTHS; d++) {
         g_autoptr(GArray) walked = g_array_new(FALSE, FALSE, sizeof(double));
-        g_autoptr(GArray) tail = tail_of(us[d]);
         GArray *peer = us[2]; /* SEGMENT frames */
 
         if (depths[d] <= SEGMENT) {
             walk(depths[d] + 1, depths[d], walked);
             peer = walked;
         }
-        emit(&options, "self", depths[d], "", us[d], BENCH_PEER, peer,
+        emit(&options, "self", depths[d], us[d], BENCH_PEER, peer,
              depths[d] > SEGMENT ? FLAT_GOAL : 0);
-        emit(&options, "self", depths[d], "-p99", tail, BENCH_PEER, NULL, 0);
-        emit(&options, "pipe", depths[d], "", across[d], BENCH_FLOOR,
-             message[0], 0);
+        emit(&options, "pipe", depths[d], across[d], BENCH_FLOOR, message[0],
+             0);
     }
     for (int d = 0; d < NR_DEPTHS; d++) {
         g_array_unref(us[d]);

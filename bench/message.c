@@ -40,18 +40,11 @@ static void collect(GArray **us, const char *output)
     }
 }
 
-/* The distribution's tail as a figure of its own: one sample a run. */
 static void emit(const struct bench_options *options, const char *kase,
                  GArray *samples, GArray *floor)
 {
-    double p99 = bench_quantile(samples, 0.99);
-    double floor_p99 = bench_quantile(floor, 0.99);
-    g_autoptr(GArray) tail = g_array_new(FALSE, FALSE, sizeof(double));
-    g_autoptr(GArray) floor_tail = g_array_new(FALSE, FALSE, sizeof(double));
     g_autofree char *p50_case = g_strconcat(kase, "-p50", NULL);
-    g_autofree char *p99_case = g_strconcat(kase, "-p99", NULL);
-
-    bench_emit(options, &(struct bench_figure) {
+    struct bench_figure figure = {
         .name = "message",
         .kase = p50_case,
         .unit = "us",
@@ -59,17 +52,11 @@ static void emit(const struct bench_options *options, const char *kase,
         .reference = BENCH_FLOOR,
         .reference_samples = floor,
         .goal = MESSAGE_GOAL,
-    });
-    g_array_append_val(tail, p99);
-    g_array_append_val(floor_tail, floor_p99);
-    bench_emit(options, &(struct bench_figure) {
-        .name = "message",
-        .kase = p99_case,
-        .unit = "us",
-        .samples = tail,
-        .reference = BENCH_FLOOR,
-        .reference_samples = floor_tail,
-    });
+    };
+
+    bench_emit(options, &figure);
+    figure.kase = kase;
+    bench_emit_p99(options, &figure);
 }
 
 int main(int argc, char **argv)
