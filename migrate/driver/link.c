@@ -93,7 +93,9 @@ static gboolean generate(const struct config *cfg, const struct link_job *job,
                                         "-relocation-model=static",
                                         "--function-sections",
                                         "--fp-contract=off",
-                                        "--frame-pointer=none", NULL);
+                                        "--frame-pointer=none",
+                                        "--enable-split-machine-functions",
+                                        "--mfs-split-ehcode", NULL);
 
     if (isa == 0) {
         /* Arguments pushed for a call would lie where a pad's own call writes

@@ -56,8 +56,8 @@ std::string nativeReason(const llvm::Function &F);
 
 // Marker for an explicit migration point (chimera.h).
 constexpr const char PointFn[] = "__chimera_point";
-// Called when a poll or a point is reached and has something to do: returns
-// the buffer for this frame's record, or null to go on.
+// Called when a poll or a point is reached and has something to do: returns to
+// go on, or goes to the pad with the buffer for this frame's record.
 constexpr const char SlowFn[] = "__chimera_poll_slow";
 constexpr const char FlagVar[] = "__chimera_flag";
 
@@ -99,12 +99,11 @@ bool hasStaticAllocas(const llvm::Function &F);
 // A place where a frame can be captured.
 struct Site {
   unsigned Id = 0;
-  // Call sites: the invoke in the original; its pad saves the frame.
+  // The call in the original, or the poll's call of SlowFn; its pad saves the
+  // frame.
   llvm::InvokeInst *Inv = nullptr;
-  // Poll sites: the call of SlowFn and the block that saves the frame.
-  llvm::CallInst *Poll = nullptr;
-  llvm::BasicBlock *Save = nullptr;
-  // Where execution continues after the call or the poll.
+  bool IsPoll = false;
+  // Where execution continues after it.
   llvm::BasicBlock *Cont = nullptr;
   llvm::SmallVector<llvm::Value *, 16> Live;
 };
@@ -119,7 +118,7 @@ struct Runtime {
   llvm::IntegerType *I8, *I32, *I64;
   llvm::StructType *Row;
   llvm::GlobalVariable *Table;
-  llvm::FunctionCallee Next, Throw, Arrived, Resume;
+  llvm::FunctionCallee Next, Arrived, Resume;
   llvm::Constant *Personality;
   std::vector<llvm::Constant *> Rows;
   std::map<std::pair<llvm::Type *, int>, llvm::Function *> Returns;
@@ -140,7 +139,7 @@ class FunctionRewriter {
 public:
   FunctionRewriter(llvm::Function &F, unsigned Fn, const Reach &R, Runtime &RT)
       : F(F), Fn(Fn), R(R), RT(RT) {}
-  // False, with the function as it was, if a record would be too long.
+  // False if there is nothing to capture, or no record is short enough.
   bool run();
   unsigned numSites() const { return Sites.size(); }
   unsigned numLive() const;
@@ -160,9 +159,6 @@ private:
 
   void makeSites();
   void findLive();
-  void fillSave(llvm::BasicBlock *BB, llvm::Value *Buffer,
-                llvm::ArrayRef<llvm::Value *> Live, const Site &S,
-                const Carried &Low, llvm::FunctionCallee Then);
   void fillPad(llvm::BasicBlock *Pad, llvm::ArrayRef<llvm::Value *> Live,
                const Site &S, const Carried &Low);
   llvm::Function *makeClone();

@@ -35,10 +35,9 @@ Runtime::Runtime(Module &M, unsigned NumFunctions)
                              "__chimera_table");
   Table->setSection("chimera_table");
   Next = M.getOrInsertFunction("__chimera_next", Void, Ptr);
-  Throw = M.getOrInsertFunction("__chimera_throw", Void, Ptr);
   Arrived = M.getOrInsertFunction("__chimera_arrived", Void);
   Resume = M.getOrInsertFunction("__chimera_resume", Void, Ptr);
-  for (FunctionCallee F : {Next, Throw, Arrived}) {
+  for (FunctionCallee F : {Next, Arrived}) {
     auto *Fn = cast<Function>(F.getCallee());
     Fn->addFnAttr(Attribute::Cold);
     Fn->addFnAttr(Attribute::NoUnwind);

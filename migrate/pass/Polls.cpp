@@ -5,8 +5,8 @@
 //   if (__chimera_flag) [[unlikely]] __chimera_poll_slow();
 //
 // The poll is a load, a compare and a branch that is never taken.  The slow
-// call preserves every register (preserve_all), so that it costs the register
-// allocator nothing; Sites.cpp turns it into a place to capture the frame.
+// call preserves every register (preserve_all), even on the way to its pad, so
+// that it costs the register allocator nothing; Sites.cpp makes the pad.
 //
 // Placement, so that time between polls is bounded and hot code pays little:
 //  1. entry: one function on every cycle of the call graph polls on its way to

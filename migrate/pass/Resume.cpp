@@ -204,10 +204,8 @@ Function *FunctionRewriter::makeClone() {
                                   OldEntry);
     SW->addCase(B.getInt32(S.Id), BB);
     IRBuilder<> D(BB);
-    Instruction *At = S.Inv ? static_cast<Instruction *>(S.Inv) : S.Poll;
-    D.SetCurrentDebugLocation(cast<Instruction>(Map[At])->getDebugLoc()
-                                  ? cast<Instruction>(Map[At])->getDebugLoc()
-                                  : Start);
+    auto *Inv = cast<InvokeInst>(Map[S.Inv]);
+    D.SetCurrentDebugLocation(Inv->getDebugLoc() ? Inv->getDebugLoc() : Start);
     for (unsigned I = 0; I < Live.size(); I++) {
       Type *T = Live[I]->getType();
       uint64_t A =
@@ -222,14 +220,13 @@ Function *FunctionRewriter::makeClone() {
       Defs[cast<Instruction>(Live[I])].push_back({BB, V});
     }
 
-    if (S.Poll) {
+    BasicBlock *Pad = Inv->getUnwindDest();
+    Pad->getTerminator()->eraseFromParent();
+    fillPad(Pad, Live, S, Low);
+    if (S.IsPoll) {
       D.CreateCall(RT.Arrived, {});
-      D.CreateBr(cast<BasicBlock>(Map[S.Cont]));
-      auto *Save = cast<BasicBlock>(Map[S.Save]);
-      Save->getTerminator()->eraseFromParent();
-      fillSave(Save, Map[S.Poll], Live, S, Low, RT.Throw);
+      D.CreateBr(Inv->getNormalDest());
     } else {
-      auto *Inv = cast<InvokeInst>(Map[S.Inv]);
       Value *Inner = D.CreateLoad(RT.Ptr, Field(D, REC_INNER), "inner");
       auto *InnerPad = BasicBlock::Create(RT.C, "resume.pad", Clone);
       InvokeInst *Again = D.CreateInvoke(
@@ -237,9 +234,6 @@ Function *FunctionRewriter::makeClone() {
           RT.Resume.getCallee(), Inv->getNormalDest(), InnerPad, {Inner});
       if (!Inv->getType()->isVoidTy())
         Defs[Inv].push_back({BB, Again});
-      BasicBlock *Pad = Inv->getUnwindDest();
-      Pad->getTerminator()->eraseFromParent();
-      fillPad(Pad, Live, S, Low);
       fillPad(InnerPad, Loaded, S, Low);
     }
   }

@@ -6,16 +6,19 @@
 // A call that may migrate becomes an invoke.  When the thread moves, the
 // run-time library unwinds frame by frame into the invokes' landing pads; a pad
 // stores the live values to the record it is handed and asks for the next
-// frame.  The path on which nobody moves does not change.  A poll's save code
-// is reached by an ordinary branch, so that the register allocator can keep
-// what it costs out of the loop around it.
+// frame.  The path on which nobody moves does not change.  A poll's slow call is
+// such a call, too; the library goes from there to its pad with all registers as
+// they were, so that what is live in a loop can stay in any of them.
+//
+// The code generator puts pads to sections of their own, apart from the code that
+// runs (.text.split, driver/link.c).
 //
 // Invariants:
 //  1. A pad has exactly one predecessor.  (LLVM 19's PHIElimination places the
 //     copies of a pad with several wrongly; tests/migrate/hanoi.c.)  Nothing
 //     after this pass simplifies the CFG.
-//  2. A pad or save block calls nothing but __chimera_next or __chimera_throw,
-//     which do not return: below the frame lie others that must not change.
+//  2. A pad calls nothing but __chimera_next, which does not return: below the
+//     frame lie others that must not change.
 //  3. Live means: may be used after the continuation is entered and was
 //     defined before.  A static alloca is a value like others: its address;
 //     without optimisation those of the program's variables are always live.
@@ -28,7 +31,6 @@
 #include "llvm/ADT/BitVector.h"
 #include "llvm/IR/CFG.h"
 #include "llvm/IR/DebugInfo.h"
-#include "llvm/IR/MDBuilder.h"
 #include "llvm/Transforms/Utils/BasicBlockUtils.h"
 #include "llvm/Transforms/Utils/Local.h"
 
@@ -36,6 +38,11 @@ using namespace llvm;
 using namespace chimera;
 
 namespace {
+
+bool isPoll(const CallBase &CB) {
+  const Function *G = CB.getCalledFunction();
+  return G && G->getName() == SlowFn;
+}
 
 bool isTailPosition(const CallInst &CI) {
   if (CI.isMustTailCall())
@@ -83,15 +90,12 @@ unsigned FunctionRewriter::numLive() const {
 }
 
 void FunctionRewriter::makeSites() {
-  SmallVector<CallInst *, 16> Calls, Polls;
+  SmallVector<CallInst *, 16> Calls;
   for (Instruction &I : instructions(F)) {
     auto *CI = dyn_cast<CallInst>(&I);
     if (!CI || isa<IntrinsicInst>(CI))
       continue;
-    Function *G = CI->getCalledFunction();
-    if (G && G->getName() == SlowFn)
-      Polls.push_back(CI);
-    else if (R.mayMigrate(*CI) && !isTailPosition(*CI))
+    if (isPoll(*CI) || (R.mayMigrate(*CI) && !isTailPosition(*CI)))
       Calls.push_back(CI);
   }
 
@@ -102,23 +106,10 @@ void FunctionRewriter::makeSites() {
     changeToInvokeAndSplitBasicBlock(CI, Pad);
     Site S;
     S.Inv = cast<InvokeInst>(BB->getTerminator());
+    S.IsPoll = isPoll(*S.Inv);
     dropPromises(*S.Inv);
     S.Cont = S.Inv->getNormalDest();
     assert(S.Cont->getSinglePredecessor());
-    Sites.push_back(S);
-  }
-  for (CallInst *CI : Polls) {
-    BasicBlock *BB = CI->getParent();
-    Site S;
-    S.Poll = CI;
-    S.Cont = SplitBlock(BB, CI->getNextNode());
-    S.Save = BasicBlock::Create(RT.C, "mig.save", &F);
-    new UnreachableInst(RT.C, S.Save);
-    BB->getTerminator()->eraseFromParent();
-    IRBuilder<> B(BB);
-    Value *Move = B.CreateIsNotNull(CI);
-    B.CreateCondBr(Move, S.Save, S.Cont,
-                   MDBuilder(RT.C).createUnlikelyBranchWeights());
     Sites.push_back(S);
   }
 }
@@ -204,10 +195,13 @@ void FunctionRewriter::findLive() {
   }
 }
 
-void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
-                                ArrayRef<Value *> Live, const Site &S,
-                                const Carried &Low, FunctionCallee Then) {
-  IRBuilder<> B(BB);
+void FunctionRewriter::fillPad(BasicBlock *Pad, ArrayRef<Value *> Live,
+                               const Site &S, const Carried &Low) {
+  IRBuilder<> B(Pad);
+  LandingPadInst *LP =
+      B.CreateLandingPad(StructType::get(RT.Ptr, RT.I32), 0, "frame");
+  LP->setCleanup(true);
+  Value *Buffer = B.CreateExtractValue(LP, 0);
   auto At = [&](uint64_t Offset) {
     return B.CreateConstGEP1_64(RT.I8, Buffer, Offset);
   };
@@ -226,21 +220,16 @@ void FunctionRewriter::fillSave(BasicBlock *BB, Value *Buffer,
     Value *V = isa<AllocaInst>(S.Live[I]) ? bias(B, Live[I], Bias) : Live[I];
     B.CreateAlignedStore(V, At(L.Offset[I]), Align(A));
   }
-  CallInst *CI = B.CreateCall(Then, {At(L.End)});
+  CallInst *CI = B.CreateCall(RT.Next, {At(L.End)});
   CI->setDoesNotReturn();
   B.CreateUnreachable();
 }
 
-void FunctionRewriter::fillPad(BasicBlock *Pad, ArrayRef<Value *> Live,
-                               const Site &S, const Carried &Low) {
-  IRBuilder<> B(Pad);
-  LandingPadInst *LP =
-      B.CreateLandingPad(StructType::get(RT.Ptr, RT.I32), 0, "frame");
-  LP->setCleanup(true);
-  fillSave(Pad, B.CreateExtractValue(LP, 0), Live, S, Low, RT.Next);
-}
-
 bool FunctionRewriter::run() {
+  // Even if it has no sites: its tail calls may migrate.
+  F.removeFnAttr(Attribute::NoUnwind);
+  F.removeFnAttr(Attribute::Memory);
+  F.removeFnAttr(Attribute::WillReturn);
   lowerDynamicAllocas(F);
   Framed = hasStaticAllocas(F);
   makeSites();
@@ -254,36 +243,26 @@ bool FunctionRewriter::run() {
     if (layoutOf(S.Live, RT.DL).End <= REC_MAX_BYTES) {
       S.Id = Kept.size() + 1;
       Kept.push_back(S);
-    } else if (S.Inv) {
-      BasicBlock *Pad = S.Inv->getUnwindDest();
-      changeToCall(S.Inv);
-      Pad->eraseFromParent();
     } else {
-      BasicBlock *BB = S.Poll->getParent();
-      BB->getTerminator()->eraseFromParent();
-      S.Poll->eraseFromParent();
-      IRBuilder<>(BB).CreateBr(S.Cont);
-      S.Save->eraseFromParent();
+      BasicBlock *Pad = S.Inv->getUnwindDest();
+      CallInst *CI = changeToCall(S.Inv);
+      if (S.IsPoll)
+        CI->eraseFromParent();
+      Pad->eraseFromParent();
     }
   }
   Sites = std::move(Kept);
   if (Sites.empty())
     return false;
 
-  F.removeFnAttr(Attribute::NoUnwind);
-  F.removeFnAttr(Attribute::Memory);
-  F.removeFnAttr(Attribute::WillReturn);
   F.setUWTableKind(UWTableKind::Sync);
   F.setPersonalityFn(RT.Personality);
 
   Function *Clone = makeClone();
   for (Site &S : Sites) {
-    BasicBlock *BB = S.Inv ? S.Inv->getUnwindDest() : S.Save;
-    BB->getTerminator()->eraseFromParent();
-    if (S.Inv)
-      fillPad(BB, S.Live, S, {});
-    else
-      fillSave(BB, S.Poll, S.Live, S, {}, RT.Throw);
+    BasicBlock *Pad = S.Inv->getUnwindDest();
+    Pad->getTerminator()->eraseFromParent();
+    fillPad(Pad, S.Live, S, {});
   }
   Function *Entry = makeEntryThunk(Clone);
   RT.Rows[Fn] =

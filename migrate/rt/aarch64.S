@@ -51,7 +51,10 @@ FUNCTION _start
         brk     #1
 END _start
 
-/* preserve_all: everything but the result */
+/*
+ * preserve_all: everything but x0 and x30.  A poll that moves returns to its pad,
+ * with the record in x0 and all else as it was.
+ */
 FUNCTION __chimera_poll_slow
         stp     x29, x30, [sp, #-16]!
         .cfi_def_cfa_offset 16
@@ -75,7 +78,19 @@ FUNCTION __chimera_poll_slow
         .irp n, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
         str     q\n, [sp, #16 * \n]
         .endr
+        ldr     x0, [x29, #8]
         bl      chimera_poll_slow
+        cbz     x0, 1f
+        SELF    x9
+        add     x10, x9, #CTX_REGS
+        REGS    stp, x10
+        ldr     x11, [x29]
+        str     x11, [x10, #80]
+        add     x11, x29, #16
+        str     x11, [x9, #CTX_SP]
+        ldr     x11, [x9, #CTX_PAD]
+        str     x11, [x29, #8]
+1:
         .irp n, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
         ldr     q\n, [sp, #16 * \n]
         .endr
@@ -97,17 +112,6 @@ FUNCTION __chimera_poll_slow
         .cfi_def_cfa_offset 0
         ret
 END __chimera_poll_slow
-
-/* __chimera_throw(end): the innermost frame is saved; its context is ours */
-FUNCTION __chimera_throw
-        SELF    x9
-        str     x30, [x9, #CTX_PC]
-        mov     x10, sp
-        str     x10, [x9, #CTX_SP]
-        add     x10, x9, #CTX_REGS
-        REGS    stp, x10
-        b       __chimera_next
-END __chimera_throw
 
 /* __chimera_next(end): a pad is done; nothing below its frame is written */
 FUNCTION __chimera_next

@@ -3,9 +3,9 @@
  * Capturing the frames of a thread, and running captured ones.
  *
  *   poll ----------> __chimera_poll_slow: shall it move?
- *     | save block saves the innermost frame
+ *     | if so, on to the poll's pad, which saves the innermost frame
  *     v
- *   __chimera_throw, then __chimera_next from every pad
+ *   __chimera_next, from every pad
  *     | on the unwind stack: chimera_captured() unwinds one frame and
  *     | enters the next pad
  *     v
@@ -15,7 +15,7 @@
  *
  * Invariants:
  *  1. From the first save to the end of the segment nothing runs on the native
- *     stack but save blocks and pads, which do not write below their frames:
+ *     stack but pads, which do not write below their frames:
  *     objects in the captured frames stay as they are.  Signals are blocked.
  *  2. Code that runs while frames are away starts below t->limit[ISA], which is
  *     at or below every frame that stays and, while a run lasts, all that is kept
@@ -191,10 +191,14 @@ static void start_record(struct thread *t, struct record *rec,
     t->record = rec;
 }
 
-/* Called by the assembly of __chimera_poll_slow. */
-void *chimera_poll_slow(void)
+/*
+ * Called by the assembly of __chimera_poll_slow, which has been called from @pc.
+ * Null: go on there; else the record for t->ctx.pad.
+ */
+void *chimera_poll_slow(uint64_t pc)
 {
     struct thread *t;
+    uint64_t pad;
 
     if (chimera_mode == MODE_PLAIN) {
         return NULL;
@@ -212,6 +216,12 @@ void *chimera_poll_slow(void)
     if (!policy_moves(t) || !chimera_has_room(t)) {
         return NULL;
     }
+    pad = chimera_landing_pad(pc);
+    if (!pad) {
+        chimera_die("a poll has no landing pad");
+    }
+    t->ctx.pc = pc;
+    t->ctx.pad = pad;
     t->busy = 1;
     chimera_block_signals(t);
     t->nr_frames = 0;

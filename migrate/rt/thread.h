@@ -26,6 +26,7 @@
 #define CTX_PC      0
 #define CTX_SP      8
 #define CTX_REGS    16
+#define CTX_PAD     176
 
 /* jmp_buf words; the first 22 hold registers. */
 #define JB_ISA      176
@@ -55,7 +56,8 @@ struct context {
     uint64_t pc;
     uint64_t sp;
     uint64_t reg[20];
-    uint64_t pad[2];
+    uint64_t pad;               /* of a poll, to which its slow call goes */
+    uint64_t reserved;
 };
 
 struct record {
@@ -171,6 +173,7 @@ _Static_assert(offsetof(struct thread, run) == T_RUN, "assembly");
 _Static_assert(offsetof(struct thread, busy) == T_BUSY, "assembly");
 _Static_assert(offsetof(struct thread, result) == T_RESULT, "assembly");
 _Static_assert(offsetof(struct context, reg) == CTX_REGS, "assembly");
+_Static_assert(offsetof(struct context, pad) == CTX_PAD, "assembly");
 _Static_assert(sizeof(struct thread) <= 4096, "threads.c");
 
 /*

@@ -361,7 +361,7 @@ static bool run_cfa(const struct fde *f, const uint8_t *p, const uint8_t *end,
 static uint64_t find_pad(uint64_t lsda, uint64_t start, uint64_t pc)
 {
     const uint8_t *p = (const uint8_t *)lsda, *end;
-    uint64_t base = start, at, len, pad;
+    uint64_t base = start, at, len, pad, done = 0;
     uint8_t enc;
 
     if (!lsda) {
@@ -382,7 +382,15 @@ static uint64_t find_pad(uint64_t lsda, uint64_t start, uint64_t pc)
         len = get_pointer(&p, enc & 15, 0);
         pad = get_pointer(&p, enc & 15, 0);
         get_uleb(&p);
-        if (pc >= start + at && pc < start + at + len) {
+        /*
+         * Entries ascend.  LLVM 19 gives the table of a function's first part
+         * the length of all its parts' tables; the next one begins with a 0.
+         */
+        if (at < done || pc < start + at) {
+            break;
+        }
+        done = at + len;
+        if (pc < start + done) {
             return pad ? base + pad : 0;
         }
     }

@@ -28,7 +28,10 @@ FUNCTION _start
         ud2
 END _start
 
-/* preserve_all: everything but the result */
+/*
+ * preserve_all: everything but rax and r11.  A poll that moves returns to its
+ * pad, with the record in rax and all else as it was.
+ */
 FUNCTION __chimera_poll_slow
         push    %rbp
         .cfi_def_cfa_offset 16
@@ -47,7 +50,23 @@ FUNCTION __chimera_poll_slow
         .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         movups  %xmm\n, 16 * \n(%rsp)
         .endr
+        mov     8(%rbp), %rdi
         call    chimera_poll_slow
+        test    %rax, %rax
+        jz      1f
+        mov     %fs:__chimera_self@tpoff, %rcx
+        mov     (%rbp), %rdx
+        mov     %rbx, CTX_REGS(%rcx)
+        mov     %rdx, CTX_REGS + 8(%rcx)
+        mov     %r12, CTX_REGS + 16(%rcx)
+        mov     %r13, CTX_REGS + 24(%rcx)
+        mov     %r14, CTX_REGS + 32(%rcx)
+        mov     %r15, CTX_REGS + 40(%rcx)
+        lea     16(%rbp), %rdx
+        mov     %rdx, CTX_SP(%rcx)
+        mov     CTX_PAD(%rcx), %rdx
+        mov     %rdx, 8(%rbp)
+1:
         .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
         movups  16 * \n(%rsp), %xmm\n
         .endr
@@ -64,22 +83,6 @@ FUNCTION __chimera_poll_slow
         .cfi_def_cfa rsp, 8
         ret
 END __chimera_poll_slow
-
-/* __chimera_throw(end): the innermost frame is saved; its context is ours */
-FUNCTION __chimera_throw
-        mov     %fs:__chimera_self@tpoff, %rax
-        mov     (%rsp), %rcx
-        mov     %rcx, CTX_PC(%rax)
-        lea     8(%rsp), %rcx
-        mov     %rcx, CTX_SP(%rax)
-        mov     %rbx, CTX_REGS(%rax)
-        mov     %rbp, CTX_REGS + 8(%rax)
-        mov     %r12, CTX_REGS + 16(%rax)
-        mov     %r13, CTX_REGS + 24(%rax)
-        mov     %r14, CTX_REGS + 32(%rax)
-        mov     %r15, CTX_REGS + 40(%rax)
-        jmp     __chimera_next
-END __chimera_throw
 
 /*
  * __chimera_next(end): a pad is done.  The call pushed its return address

@@ -14,12 +14,12 @@ define i32 @leaf(i32 %x) #0 {
 }
 
 ; CHECK-LABEL: define {{.*}}i32 @leaf(
-; CHECK: %[[P:.*]] = call preserve_allcc ptr @__chimera_poll_slow()
-; CHECK: %[[M:.*]] = icmp ne ptr %[[P]], null
-; CHECK: br i1 %[[M]], label %mig.save, label
-; CHECK: mig.save:
+; CHECK: invoke preserve_allcc ptr @__chimera_poll_slow()
+; CHECK-NEXT: to label %{{.*}} unwind label %mig.pad
+; CHECK: mig.pad:
+; CHECK-NEXT: landingpad
 ; CHECK: store i64 4294967297, ptr
-; CHECK: call void @__chimera_throw(ptr
+; CHECK: call void @__chimera_next(ptr
 ; CHECK-NEXT: unreachable
 
 define i32 @caller(i32 %a, i32 %b) #0 {

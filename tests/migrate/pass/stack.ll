@@ -8,7 +8,7 @@ declare void @use(ptr)
 
 ; CHECK-LABEL: define {{.*}}void @fixed(
 ; CHECK: %v = alloca [4 x i32]
-; CHECK: mig.save:
+; CHECK: mig.pad:
 ; CHECK: store i32 1, ptr
 ; CHECK: %[[BIASED:.*]] = getelementptr i8, ptr %v, i64 1
 ; CHECK: store ptr %[[BIASED]], ptr
