@@ -182,12 +182,13 @@ static int seg_home_mmap(struct file *file, struct vm_area_struct *vma)
 
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	if (vma->vm_flags & VM_EXEC)
+	if ((vma->vm_flags & VM_EXEC) && !seg_may_exec())
 		return -EACCES;
 	/* shmem's operations on our file: same inode, same pages */
 	err = fd->seg->shmem->f_op->mmap(file, vma);
 	if (!err)
-		vm_flags_mod(vma, VM_DONTEXPAND, VM_MAYEXEC);
+		vm_flags_mod(vma, VM_DONTEXPAND,
+			     seg_may_exec() ? 0 : VM_MAYEXEC);
 	return err;
 }
 

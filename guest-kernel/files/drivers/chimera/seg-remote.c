@@ -353,9 +353,10 @@ static int seg_remote_mmap(struct file *file, struct vm_area_struct *vma)
 {
 	if (!(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
-	if (vma->vm_flags & VM_EXEC)
+	if ((vma->vm_flags & VM_EXEC) && !seg_may_exec())
 		return -EACCES;
-	vm_flags_mod(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP, VM_MAYEXEC);
+	vm_flags_mod(vma, VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP,
+		     seg_may_exec() ? 0 : VM_MAYEXEC);
 	vma->vm_ops = &seg_remote_vm_ops;
 	vma->vm_private_data = file->private_data;
 	return 0;

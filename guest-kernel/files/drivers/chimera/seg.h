@@ -77,6 +77,15 @@ struct seg_home {
 	struct rcu_head rcu;
 };
 
+/*
+ * Code that another node writes must not be executed from an old translation:
+ * the page protocol sees to that, shared memory does not.
+ */
+static inline bool seg_may_exec(void)
+{
+	return chimera->coherence;
+}
+
 /* seg.c */
 void seg_name_unlink(struct seg_home *seg);
 void seg_fill_stat(const struct seg_name *name, u64 resident,
