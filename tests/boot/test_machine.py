@@ -766,6 +766,29 @@ class Shootdown(MachineTest):
         self.assert_summary(self.shootdown("a", 4, ""))
 
 
+class Code(MachineTest):
+    """Code that another node writes; only where it may be executed."""
+
+    ROUNDS = 300
+
+    @unittest.skipIf(COHERENCE == "shared", "segments are not executable")
+    def test_rewritten(self):
+        for runner, writer in (("./x86_64", "onnode 1 ./aarch64"),
+                               ("onnode 1 ./aarch64", "./x86_64")):
+            for home in ("run", "write"):
+                with self.subTest(runner=runner, home=home):
+                    run = f"{runner}/code run {self.ROUNDS}"
+                    write = f"{writer}/code write {self.ROUNDS}"
+                    if home == "run":
+                        run += " create"
+                    else:
+                        write += " create"
+                    out = self.run_guest(
+                        f"true || exit; {run} & {write}; a=$?; "
+                        "wait $! || a=1; exit $a", timeout=400)
+                    self.assert_summary(out)
+
+
 class Configurations(MachineTest):
     def test_cpus(self):
         """1..8 CPUs a node; one CPU must not lose atomicity either."""
