@@ -623,6 +623,20 @@ class Migration(MachineTest):
                     for what in ("global", "local", "heap"):
                         self.assertIn(f"{what} of node 1", out)
 
+    def test_churn(self):
+        """Memory that changes under threads on all nodes, and is short.
+
+        CHIMERA_CHURN_SECONDS=1800 is the long run.
+        """
+        seconds = os.environ.get("CHIMERA_CHURN_SECONDS", "20")
+        swap = Kernel.SWAP.replace("128M", "256M")
+        for nodes in ("xa", "ax"):
+            out = self.migrating(
+                f"{swap} && ./test/churn {seconds} && echo end",
+                config=write_config("boot-churn", nodes, cpus=2),
+                timeout=BOOT_S + 2 * int(seconds))
+            self.assertEqual(out, "OK\nend\n")
+
     def test_cannot_take_part(self):
         """A node without the program's file: said, and done at home."""
         out = self.migrating("cp test/api /tmp/; /tmp/api 2>&1")
