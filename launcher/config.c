@@ -11,6 +11,7 @@
 #include "util.h"
 
 #include <errno.h>
+#include <gio/gio.h>
 #include <string.h>
 
 enum {
@@ -285,6 +286,31 @@ static char *value_forward(const char *value, const char *dir, void *field)
     return NULL;
 }
 
+/* Other hosts' nodes would need links that prove who they are: loopback. */
+static char *value_address(const char *value, const char *dir, void *field)
+{
+    g_autofree char *host = NULL;
+    g_autoptr(GInetAddress) inet = NULL;
+    const char *colon = strrchr(value, ':');
+    uint64_t port;
+
+    if (g_str_has_prefix(value, "tcp:") && colon > value + 4) {
+        host = g_strndup(value + 4, colon - value - 4);
+        if (host[0] == '[' && g_str_has_suffix(host, "]")) {
+            host[strlen(host) - 1] = '\0';
+            memmove(host, host + 1, strlen(host));
+        }
+        inet = g_inet_address_new_from_string(host);
+    }
+    if (!inet || !g_inet_address_get_is_loopback(inet) ||
+        !parse_uint(colon + 1, 1, 65535, &port)) {
+        return g_strdup("allowed: tcp:HOST:PORT with an address of this "
+                        "host's loopback, such as tcp:127.0.0.1:7001");
+    }
+    *(char **)field = g_strdup(value);
+    return NULL;
+}
+
 /* ---- keys ---- */
 
 struct key_spec {
@@ -304,6 +330,7 @@ static const struct key_spec machine_keys[] = {
     { "share-readonly", value_bool, M(share_readonly) },
     { "boot-timeout", value_timeout, M(boot_timeout_s) },
     { "overcommit", value_bool, M(overcommit) },
+    { "prefetch", value_bool, M(prefetch) },
     { "heartbeat-ms", value_heartbeat, M(heartbeat_ms) },
     { "peer-timeout-ms", value_heartbeat, M(peer_timeout_ms) },
     { NULL }
@@ -323,6 +350,7 @@ static const struct key_spec node_keys[] = {
     { "append", value_append, N(append) },
     { "network", value_network, N(network) },
     { "forward", value_forward, N(forwards) },
+    { "address", value_address, N(address) },
     { NULL }
 };
 
@@ -537,6 +565,7 @@ static void node_free(gpointer data)
     g_free(n->kernel);
     g_free(n->initrd);
     g_free(n->append);
+    g_free(n->address);
     g_array_unref(n->forwards);
     g_free(n);
 }
@@ -611,6 +640,30 @@ static void parse_node(struct parser *p, const struct group *g)
     }
 }
 
+static void check_address(struct parser *p, unsigned i)
+{
+    const struct machine_config *c = p->config;
+    const struct node_config *n = config_node(c, i);
+    g_autofree char *name = g_strdup_printf("node %s", n->name);
+    const struct group *g = find_group(p, name);
+    unsigned line =
+        g ? GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "address")) : 0;
+
+    if (c->coherence != COHERENCE_DSM) {
+        add_error(p, line, "address",
+                  "found with coherence=shared, whose nodes pass each other "
+                  "memory through unix sockets; it needs coherence=dsm");
+    }
+    for (unsigned j = 0; j < i; j++) {
+        if (g_strcmp0(n->address, config_node(c, j)->address) == 0) {
+            add_error(p, line, "address",
+                      "found %s, where node %s listens; every node has an "
+                      "address of its own",
+                      n->address, config_node(c, j)->name);
+        }
+    }
+}
+
 static void check_machine(struct parser *p)
 {
     struct machine_config *c = p->config;
@@ -656,6 +709,9 @@ static void check_machine(struct parser *p)
     for (unsigned i = 0; i < c->nodes->len; i++) {
         const struct node_config *n = config_node(c, i);
 
+        if (n->address) {
+            check_address(p, i);
+        }
         for (unsigned j = 0; j < n->forwards->len; j++) {
             unsigned port =
                 g_array_index(n->forwards, struct forward, j).host_port;
@@ -713,6 +769,7 @@ struct machine_config *config_parse(const char *path, const char *text,
     c->nodes = g_ptr_array_new_with_free_func(node_free);
     c->lines = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     c->boot_timeout_s = 60;
+    c->prefetch = true;
 
     if (!g_utf8_validate(text, (gssize)len, &bad)) {
         unsigned line = 1;

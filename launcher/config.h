@@ -41,6 +41,7 @@ struct node_config {
     char *append; /* "" when not given */
     enum network network;
     GArray *forwards; /* of struct forward; may be empty */
+    char *address; /* where it listens, as libdsm has it; NULL: unix socket */
 };
 
 struct machine_config {
@@ -50,6 +51,7 @@ struct machine_config {
     char *share; /* host folder, absolute */
     bool share_readonly;
     bool overcommit;
+    bool prefetch;
     unsigned boot_timeout_s;
     unsigned heartbeat_ms, peer_timeout_ms; /* 0: libdsm's default */
     GPtrArray *nodes; /* of struct node_config */

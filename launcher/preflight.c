@@ -9,6 +9,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <gio/gio.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <stdio.h>
@@ -232,6 +233,35 @@ static void check_ports(struct check *c, const struct node_config *n)
     }
 }
 
+static void check_address(struct check *c, const struct node_config *n)
+{
+    /* "tcp:HOST:PORT" was checked when it was read; GIO reads it as a URI */
+    g_autofree char *uri =
+        n->address ? g_strdup_printf("tcp://%s", n->address + strlen("tcp:"))
+                   : NULL;
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GSocketConnectable) at =
+        uri ? g_network_address_parse_uri(uri, 0, &error) : NULL;
+    g_autoptr(GSocketListener) listener = g_socket_listener_new();
+    g_autoptr(GInetAddress) inet = NULL;
+    g_autoptr(GSocketAddress) address = NULL;
+
+    if (!at) {
+        return;
+    }
+    inet = g_inet_address_new_from_string(
+        g_network_address_get_hostname(G_NETWORK_ADDRESS(at)));
+    address = g_inet_socket_address_new(
+        inet, g_network_address_get_port(G_NETWORK_ADDRESS(at)));
+    if (!g_socket_listener_add_address(listener, address, G_SOCKET_TYPE_STREAM,
+                                       G_SOCKET_PROTOCOL_TCP, NULL, NULL,
+                                       &error)) {
+        fail(c, n, "address", "found %s: %s; choose another", n->address,
+             error->message);
+    }
+    g_socket_listener_close(listener);
+}
+
 static void check_memory(struct check *c)
 {
     g_autofree char *limit = NULL;
@@ -302,6 +332,7 @@ static void check_node(struct check *c, const struct node_config *n)
         check_affinity(c, n);
     }
     check_ports(c, n);
+    check_address(c, n);
 }
 
 /* Fills @choice; the probe runs at most once per machine. */

@@ -69,12 +69,18 @@ static char *backend_json(const struct qemu_spec *spec)
     if (c->peer_timeout_ms) {
         member_int(b, "peer-timeout-ms", c->peer_timeout_ms);
     }
+    if (!c->prefetch) {
+        json_builder_set_member_name(b, "prefetch");
+        json_builder_add_boolean_value(b, FALSE);
+    }
     json_builder_set_member_name(b, "nodes");
     json_builder_begin_array(b);
     for (unsigned i = 0; i < c->nodes->len; i++) {
         const struct node_config *n = config_node(c, i);
         g_autofree char *address =
-            g_strdup_printf("unix:%s/link-%u.sock", spec->run_path, i);
+            n->address ? g_strdup(n->address)
+                       : g_strdup_printf("unix:%s/link-%u.sock",
+                                         spec->run_path, i);
 
         json_builder_begin_object(b);
         member_string(b, "name", n->name);

@@ -55,11 +55,11 @@ static const struct {
     { "unknown-key-far", NODE "colour=red\n",
       "m.conf:3:colour: unknown key; allowed in [node a]: isa, cpus, memory, "
       "accel, cpu-model, cpu-affinity, locks, tlb-shootdown, kernel, initrd, "
-      "append, network, forward" },
+      "append, network, forward, address" },
     { "key-of-other-group", "[machine]\ncpus=1\n" NODE,
       "m.conf:2:cpus: unknown key; allowed in [machine]: name, coherence, "
-      "share, share-readonly, boot-timeout, overcommit, heartbeat-ms, "
-      "peer-timeout-ms" },
+      "share, share-readonly, boot-timeout, overcommit, prefetch, "
+      "heartbeat-ms, peer-timeout-ms" },
     { "no-isa", "[node a]\ncpus=1\n",
       "m.conf:1:isa: missing in [node a]; allowed: x86_64 or aarch64" },
     /* values of nodes */
@@ -129,6 +129,18 @@ static const struct {
       "m.conf:3:append: found 'ab'; allowed: printable ASCII on one line" },
     { "network", NODE "network=bridge\n",
       "m.conf:3:network: found 'bridge'; allowed: none or user" },
+    { "address-form", NODE "address=unix:/x\n",
+      "m.conf:3:address: found 'unix:/x'; allowed: tcp:HOST:PORT with an "
+      "address of this host's loopback, such as tcp:127.0.0.1:7001" },
+    { "address-far", NODE "address=tcp:10.0.0.1:7001\n",
+      "m.conf:3:address: found 'tcp:10.0.0.1:7001'; allowed: tcp:HOST:PORT "
+      "with an address of this host's loopback, such as tcp:127.0.0.1:7001" },
+    { "address-port", NODE "address=tcp:[::1]:70000\n",
+      "m.conf:3:address: found 'tcp:[::1]:70000'; allowed: tcp:HOST:PORT with "
+      "an address of this host's loopback, such as tcp:127.0.0.1:7001" },
+    { "address-shared", NODE "address=tcp:127.0.0.1:7001\n",
+      "m.conf:3:address: found with coherence=shared, whose nodes pass each "
+      "other memory through unix sockets; it needs coherence=dsm" },
     { "forward-alone", NODE "forward=2222:22\n",
       "m.conf:3:forward: found without a network; it needs network=user in "
       "[node a]" },
