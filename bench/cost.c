@@ -128,7 +128,9 @@ static GHashTable *functions(const char *path)
             const char *name = base + sh[sh[i].sh_link].sh_offset +
                                sym[k].st_name;
 
-            if (ELF64_ST_TYPE(sym[k].st_info) == STT_FUNC) {
+            /* The part of a function in a section of its own has no type. */
+            if (ELF64_ST_TYPE(sym[k].st_info) == STT_FUNC ||
+                g_str_has_suffix(name, ".cold")) {
                 g_hash_table_insert(table, g_strdup(name),
                                     GSIZE_TO_POINTER(sym[k].st_size));
             }

@@ -153,7 +153,7 @@ static int run_node(struct counter *c, struct dsm_config *config)
 int main(int argc, char **argv)
 {
     char dir[] = "/tmp/dsm-counter-XXXXXX";
-    char address[MAX_NODES][64], name[MAX_NODES][8];
+    char address[MAX_NODES][64];
     struct dsm_node_desc nodes[MAX_NODES];
     struct counter c = {
         .rounds = argc > 1 ? strtoull(argv[1], NULL, 0) : 20000,
@@ -187,8 +187,7 @@ int main(int argc, char **argv)
             .address = address[i],
         };
         snprintf(address[i], sizeof(address[i]), "unix:%s/%d", dir, i);
-        snprintf(name[i], sizeof(name[i]), "node%d", i);
-        memcpy(nodes[i].name, name[i], sizeof(name[i]));
+        snprintf(nodes[i].name, sizeof(nodes[i].name), "node%d", i);
     }
     for (int i = 0; i < c.nr_nodes; i++) {
         if (fork() == 0) {

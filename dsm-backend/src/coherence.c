@@ -54,7 +54,7 @@ const struct dsm__copy_rule
         [DSM__COPY_READ] = COPY(M, A(MAP_RW)),
         [DSM__COPY_WRITE] = COPY(M, A(MAP_RW)),
         [DSM__COPY_FWD_READ] = COPY(S, A(PROTECT) | A(DATA_S)),
-        [DSM__COPY_FWD_WRITE] = COPY(I, A(ZAP) | A(DATA_M)),
+        [DSM__COPY_FWD_WRITE] = COPY(I, A(PROTECT) | A(ZAP) | A(DATA_M)),
         [DSM__COPY_RECALL] = COPY(S, A(PROTECT) | A(RETURN)),
         [DSM__COPY_HOME_DOWN] = COPY(X, A(ZAP)),
     },

@@ -11,9 +11,10 @@
  * WP faults are reported, so the first use of a page that does not exist is
  * the kernel's own affair. Before such a page is shared it has to exist (its
  * alias is read), or its next fault would not be seen; and it is protected
- * before it is zapped: a fault of the kernel's that is under way at that moment
- * then finds the mark of the protection and starts anew (a zap alone leaves
- * nothing that it could find). test-pages, test_first_touch_race.
+ * before it is zapped, as the rules for M say: a fault of the kernel's that is
+ * under way at that moment then finds the mark of the protection and starts
+ * anew (a zap alone leaves nothing that it could find). What is in S is
+ * protected already, and a zap leaves the mark. test-pages, first-touch-race.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -97,16 +98,9 @@ static void batch_run(struct dsm__pages *p)
     case DSM__MEM_PROTECT:
         region_touch(r, first, nr);
         ret = dsm__uffd_protect(p->uffd, at, bytes);
-        r->stats.downgrades += nr;
         break;
     case DSM__MEM_ZAP:
-        if (r->owner == p->self) {
-            region_touch(r, first, nr);
-            ret = dsm__uffd_protect(p->uffd, at, bytes);
-        }
-        if (ret == 0) {
-            ret = dsm__uffd_zap(at, bytes);
-        }
+        ret = dsm__uffd_zap(at, bytes);
         r->stats.invalidations += nr;
         if (r->params.invalidated) {
             r->params.invalidated(r->params.opaque, r->owner, first, nr);
@@ -164,6 +158,13 @@ static void on_memory(void *ctx, uint64_t page, enum dsm__mem op)
 
     if (op == DSM__MEM_MAP_RO && (e->flags & DSM__COH_AHEAD_MARK)) {
         return; /* its first use is to be seen */
+    }
+    if (op == DSM__MEM_PROTECT) {
+        if (dsm__coh_copy(&r->coh, page) != DSM__COPY_I) {
+            r->stats.downgrades++;
+        } else if (r->owner != r->pages->self) {
+            return; /* it is zapped next; nothing of the kernel's can race */
+        }
     }
     if (op == DSM__MEM_ZAP) {
         ahead_settle(r, page, false);
@@ -417,6 +418,20 @@ static void spare_serve(struct dsm__pregion *r, struct dsm__plink *link)
         link->ahead_first = (link->ahead_first + 1) % DSM__PAGES_AHEAD;
         link->ahead_nr--;
     }
+}
+
+/* Is there something to serve and room for it? Then there is no sleep. */
+static bool spare_is_due(const struct dsm__pages *p)
+{
+    for (uint16_t i = 0; i < p->nr_nodes; i++) {
+        const struct dsm__plink *link = &p->links[i];
+
+        if (link->up && link->ahead_nr > 0 &&
+            link->tx_bytes < PAGES_AHEAD_QUEUED) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Only behind everything that somebody waits for. */
@@ -803,6 +818,9 @@ static uint64_t next_timeout(struct dsm__pages *p, uint64_t timeout_ns)
 {
     uint64_t until;
 
+    if (spare_is_due(p)) {
+        return 0;
+    }
     if (p->spin_us && p->now_ns - p->busy_ns < p->spin_us * UINT64_C(1000)) {
         return 0;
     }

@@ -225,9 +225,11 @@ void machine_describe(struct machine *m)
     const char *seed = getenv("DSM_TEST_SEED");
 
     m->seed = seed ? strtoull(seed, NULL, 0) : machine_now_ns();
-    printf("%s: %d nodes by %s, DSM_TEST_SEED=%llu\n", m->name, m->nr,
-           m->tcp ? "tcp" : "unix", (unsigned long long)m->seed);
-    fflush(stdout);
+    if (m->name) {
+        printf("%s: %d nodes by %s, DSM_TEST_SEED=%llu\n", m->name, m->nr,
+               m->tcp ? "tcp" : "unix", (unsigned long long)m->seed);
+        fflush(stdout);
+    }
     snprintf(m->dir, sizeof(m->dir), "/tmp/dsm-test-XXXXXX");
     CHECK(mkdtemp(m->dir), "%s", strerror(errno));
     for (int i = 0; i < m->nr; i++) {

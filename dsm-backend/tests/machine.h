@@ -44,7 +44,7 @@ struct board {
 
 struct machine {
     /* Set by the test, before machine_run(). */
-    const char *name;
+    const char *name; /* NULL: says nothing */
     int nr;
     bool tcp;
     uint64_t region_bytes;

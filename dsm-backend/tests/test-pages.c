@@ -351,6 +351,7 @@ static const struct {
     { "pingpong", run_pingpong, 4, .tcp = true, .pages = 16 },
     { "ahead", run_ahead, 2, .ahead = true, .pages = 2048 },
     { "ahead", run_ahead, 3, .tcp = true, .ahead = true, .pages = 512 },
+    { "ahead", run_ahead, 2, .tcp = true, .ahead = true, .pages = 4096 },
     { "random", run_random, 2, .pages = 16 },
     { "random", run_random, 2, .spin = true, .pages = 16 },
     { "random", run_random, 3, .pages = 16 },
@@ -378,6 +379,9 @@ int main(int argc, char **argv)
         m.tcp = tests[i].tcp;
         m.ahead = tests[i].ahead;
         m.config.spin_us = tests[i].spin ? 20 : 0;
+        /* Nothing is to depend on what a heartbeat sets going. */
+        m.config.heartbeat_ms = 1000000;
+        m.config.peer_timeout_ms = 10000000;
         m.region_bytes = tests[i].pages * PAGE;
         machine_run(&m);
     }
