@@ -32,9 +32,10 @@ static int median_bucket(JsonArray *histogram)
     return -1;
 }
 
-static char *round_trip(JsonObject *peer)
+/* Between which times the middle of a histogram of nanoseconds lies. */
+static char *median_time(JsonObject *of, const char *name)
 {
-    JsonNode *h = json_object_get_member(peer, "ping-rtt-ns");
+    JsonNode *h = json_object_get_member(of, name);
     int b = median_bucket(h && JSON_NODE_HOLDS_ARRAY(h) ? json_node_get_array(h)
                                                         : NULL);
 
@@ -63,6 +64,10 @@ static void print_links(JsonObject *dsm, const char *name)
                INT(dsm, "exclusive-steps"), INT(dsm, "rejected"),
                STR(dsm, "rejected-reason"));
     }
+    if (INT(dsm, "zeroed-pages")) {
+        printf(" %" G_GINT64_FORMAT " lost pages read as zeros",
+               INT(dsm, "zeroed-pages"));
+    }
     printf("\n");
     for (unsigned i = 0; nodes && i < json_array_get_length(nodes); i++) {
         JsonObject *p = json_array_get_object_element(nodes, i);
@@ -80,8 +85,53 @@ static void print_links(JsonObject *dsm, const char *name)
             table_add(
                 t, g_strdup_printf("%" G_GINT64_FORMAT, INT(p, counters[c])));
         }
-        table_add(t, round_trip(p));
+        table_add(t, median_time(p, "ping-rtt-ns"));
         table_add(t, g_strdup(STR(p, "reason")));
+    }
+    table_print(t, "  ");
+}
+
+/* With coherence=dsm: the copies that the node has of the nodes' memory. */
+static void print_regions(JsonObject *dsm)
+{
+    static const char *const heads[] = {
+        "MEMORY-OF",     ">SHARED",     ">MODIFIED",    ">LOST",
+        ">READ-FAULTS",  ">WRITE-FAULTS", ">UPGRADES",  ">PAGES-IN",
+        ">PAGES-OUT",    ">INVALIDATED", ">PREFETCHED", ">USEFUL",
+        ">READ",         ">WRITE",      NULL
+    };
+    static const char *const counters[] = {
+        "pages-shared",   "pages-modified", "pages-lost",
+        "read-faults",    "write-faults",   "upgrades",
+        "pages-received", "pages-sent",     "invalidations",
+        "prefetched",     "prefetch-useful",
+    };
+    JsonNode *n = json_object_get_member(dsm, "nodes");
+    JsonArray *nodes =
+        n && JSON_NODE_HOLDS_ARRAY(n) ? json_node_get_array(n) : NULL;
+    struct table *t;
+
+    if (g_strcmp0(STR(dsm, "coherence"), "dsm") != 0) {
+        return;
+    }
+    t = table_new(heads);
+    for (unsigned i = 0; nodes && i < json_array_get_length(nodes); i++) {
+        JsonObject *owner = json_array_get_object_element(nodes, i);
+        JsonNode *member = json_object_get_member(owner, "region");
+        JsonObject *region = member && JSON_NODE_HOLDS_OBJECT(member)
+                                 ? json_node_get_object(member)
+                                 : NULL;
+
+        if (!region) {
+            continue;
+        }
+        table_add(t, g_strdup(STR(owner, "name")));
+        for (unsigned c = 0; c < G_N_ELEMENTS(counters); c++) {
+            table_add(t, g_strdup_printf("%" G_GINT64_FORMAT,
+                                         INT(region, counters[c])));
+        }
+        table_add(t, median_time(region, "read-ns"));
+        table_add(t, median_time(region, "write-ns"));
     }
     table_print(t, "  ");
 }
@@ -124,6 +174,7 @@ int builtin_stats(char **args)
 
         if (dsm && JSON_NODE_HOLDS_OBJECT(dsm)) {
             print_links(json_node_get_object(dsm), STR(n, "name"));
+            print_regions(json_node_get_object(dsm));
         } else {
             printf("node %s: no counters: %s\n", STR(n, "name"),
                    STR(n, "error"));

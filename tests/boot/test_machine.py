@@ -780,6 +780,28 @@ class Shootdown(MachineTest):
         self.assert_summary(self.shootdown("a", 4, ""))
 
 
+class Links(MachineTest):
+    """Where the nodes listen for each other."""
+
+    @unittest.skipIf(COHERENCE == "shared", "memory is passed by unix sockets")
+    def test_tcp(self):
+        config = write_config("boot-tcp", "xa")
+        with open(config, encoding="utf-8") as f:
+            text = f.read()
+        with socket.socket() as one, socket.socket() as two:
+            for s in (one, two):
+                s.bind(("127.0.0.1", 0))
+                text = text.replace(
+                    "cpus=1\n", "address=tcp:127.0.0.1:"
+                    f"{s.getsockname()[1]}\ncpus= 1\n", 1)
+        with open(config, "w", encoding="utf-8") as f:
+            f.write(text)
+        out = self.run_guest(
+            "onnode 1 ./aarch64/segments follow & "
+            "./x86_64/segments lead 1; a=$?; wait; exit $a", config=config)
+        self.assert_summary(out)
+
+
 class Code(MachineTest):
     """Code that another node writes; only where it may be executed."""
 
