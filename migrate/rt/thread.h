@@ -161,7 +161,6 @@ struct thread {
     uint32_t blocked;           /* home has blocked the thread's signals */
     uint32_t jumped;            /* a handler of a remote fault left by longjmp */
     int32_t tid;                /* at home */
-    int32_t cpu;                /* of the node of its place; -1: any */
     struct run *away;           /* home's, while the thread runs elsewhere */
     uint32_t pinned;            /* t->want comes from outside of the program */
     struct side side[MAX_NODES];
@@ -326,11 +325,8 @@ void chimera_node_read(int node, const char *what, char *to, uint64_t size);
 
 /* place.c: CHIMERA_PLACE */
 void chimera_place_start(const char *how);
-bool chimera_placing(void);
 void chimera_place_expect(uint64_t tp);
 void chimera_place_take(struct thread *t);
-void chimera_place_pin(const struct thread *t);
-long chimera_place_affinity(long len, uint8_t *mask, long home_len);
 
 /* control.c: requests from outside */
 void chimera_control_start(void);

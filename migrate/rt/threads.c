@@ -163,7 +163,6 @@ static struct thread *begin(void)
     t->blocked = 0;
     t->jumped = 0;
     t->pinned = 0;
-    t->cpu = -1;
     t->tid = chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0, 0);
     for (int i = 0; i < MAX_NODES; i++) {
         t->side[i].attached = 0;
