@@ -25,7 +25,7 @@ static const struct {
     { "integer", COMPUTE_GOAL },
     { "triad", COMPUTE_GOAL },
     { "chase", COMPUTE_GOAL },
-    { "touch" },
+    { "touch", 0 },
 };
 
 /* Picks the "compute NAME SECONDS CHECKSUM" lines out of a console. */
