@@ -1,6 +1,8 @@
 /*
  * Idle vCPUs wait for other nodes by themselves
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * What arrives from another node usually ends as an interrupt for a vCPU that
  * has nothing to do. If the main loop takes it, two threads have to be woken
  * one after the other: the main loop, and then the vCPU's. So one idle vCPU
@@ -20,8 +22,6 @@
  *
  * All state is guarded by the BQL, except that a kick reads dsm_idle.cpu, and
  * that the waiting vCPU owns poll_ns.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"

@@ -1,6 +1,8 @@
 /*
  * Nodes' memory under libdsm's page protocol
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * Every mapping of a node's memory, its own and the windows on others', is
  * attached to the protocol before anything touches it. From then on an access
  * to it may wait for another node, whatever thread makes it and whatever locks
@@ -11,8 +13,6 @@
  * an access to them with SIGBUS; a guest has its own means to learn that a
  * node is lost and to stop using what was there, so such a page is replaced by
  * zeros, which is counted and told once.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"

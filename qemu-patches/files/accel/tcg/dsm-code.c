@@ -1,6 +1,8 @@
 /*
  * Code that other nodes write
  *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * A page of guest RAM that a page protocol keeps coherent can be taken away by
  * another node, which then writes to it. QEMU's own means to notice writes to
  * translated code do not see that. So this node remembers which pages it made
@@ -24,8 +26,6 @@
  *      meanwhile.
  *
  * The pages here are the protocol's, not the target's.
- *
- * SPDX-License-Identifier: GPL-2.0-or-later
  */
 
 #include "qemu/osdep.h"
