@@ -451,7 +451,9 @@ static const struct row *lookup(uint64_t pc, struct row *scratch)
     scratch->pc = 0;
     parse(pc - 1, scratch);
 
-    while (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE)) {
+    /* Held, perhaps by what this handler has interrupted: somebody else adds. */
+    if (__atomic_exchange_n(&lock, 1, __ATOMIC_ACQUIRE)) {
+        return scratch;
     }
     for (unsigned i = 0; i < PROBES; i++) {
         struct row *row = &rows[(h + i) % NR_ROWS];
