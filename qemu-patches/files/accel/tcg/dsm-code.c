@@ -111,12 +111,14 @@ void dsm_code_lost(ram_addr_t start, size_t bytes)
     if (!any) {
         return;
     }
+    /* C2; pairs with the reset of icount_decr in cpu_handle_interrupt() */
     smp_mb();
     WITH_RCU_READ_LOCK_GUARD() {
         CPU_FOREACH(cpu) {
             qatomic_set(&cpu->neg.icount_decr.u16.high, -1);
         }
     }
+    /* The requests are visible before the caller tells other nodes. */
     smp_mb();
 }
 
