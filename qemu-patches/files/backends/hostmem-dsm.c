@@ -85,7 +85,7 @@ struct HostMemoryBackendDsm {
 
 #define DSM_SELF_UNSET UINT32_MAX
 /* Several times what waking a thread costs. */
-#define DSM_POLL_MAX_NS 100000
+#define DSM_POLL_MAX_NS 200000
 
 static QemuMutex dsm_lock;
 /* The one node that a process can be; guarded by the BQL and dsm_lock. */
