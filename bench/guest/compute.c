@@ -262,7 +262,7 @@ int main(int argc, char **argv)
         uint32_t amount;
     } kernels[] = {
         { "touch", touch_kernel, 1 },
-        { "integer", integer_kernel, 4000 },
+        { "integer", integer_kernel, 20000 },
         { "triad", triad_kernel, 40 },
         { "chase", chase_kernel, 10000019 },
     };
