@@ -12,10 +12,14 @@
 
 static __attribute__((noinline)) void touch(char *p)
 {
+    int on;
+
     chimera_migrate(1 % chimera_nodes());
     memset(p, 1, BYTES);
-    printf("touched on %d\n", chimera_here());
+    on = chimera_here();
     chimera_migrate(0);
+    /* at home: who stops that node now does not stop this thread */
+    printf("touched on %d\n", on);
 }
 
 int main(void)
