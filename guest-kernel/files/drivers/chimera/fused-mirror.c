@@ -69,6 +69,11 @@ void mirror_put(struct fused_mirror *m)
 
 /* ---- faults ------------------------------------------------------------ */
 
+static void mirror_kill(struct fused_mirror *m)
+{
+	kill_pid(m->pid, SIGKILL, 1);
+}
+
 /* What the thread has been told about this access; 0: nothing that helps. */
 static vm_fault_t mirror_map(struct fused_mirror *m, struct mirror_pf *pf,
 			     struct vm_fault *vmf, u64 va, bool write)
@@ -98,6 +103,8 @@ static vm_fault_t mirror_map(struct fused_mirror *m, struct mirror_pf *pf,
 
 	guard(rwsem_read)(&m->node->window_sem);
 	ret = VM_FAULT_SIGBUS;
+	if (!m->node->window)		/* it is to see nothing of that */
+		mirror_kill(m);
 	if (m->dead || !m->node->window)
 		return ret;
 	for (u32 i = 0; i < pf->count; i++) {
@@ -360,11 +367,6 @@ static void mirror_die(struct fused_mirror *m)
 	serve_poke_all(m);
 }
 
-static void mirror_kill(struct fused_mirror *m)
-{
-	kill_pid(m->pid, SIGKILL, 1);
-}
-
 static struct fused_mirror *mirror_next(struct chimera_node *node,
 					unsigned long *id)
 {
@@ -382,6 +384,8 @@ void mirror_window_gone(struct chimera_node *node)
 	struct fused_mirror *m;
 
 	for (unsigned long id = 0; (m = mirror_next(node, &id)); id++) {
+		/* first: a stub is to see nothing of what follows */
+		mirror_kill(m);
 		mirror_die(m);
 		mirror_put(m);
 	}
