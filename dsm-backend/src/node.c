@@ -806,6 +806,15 @@ int dsm_region_stats(struct dsm_node *node, uint16_t owner,
     return dsm__pages_stats(node->pages, owner, ret_stats);
 }
 
+int dsm_region_heat(struct dsm_node *node, uint16_t owner,
+                    struct dsm_region_heat *ret_heat)
+{
+    if (owner >= node->config.nr_nodes || !node->pages) {
+        return -ENXIO;
+    }
+    return dsm__pages_heat(node->pages, owner, ret_heat);
+}
+
 int dsm_send(struct dsm_node *node, uint16_t to, enum dsm_class cls,
              const struct iovec *iov, int iovcnt)
 {

@@ -481,8 +481,10 @@ static bool region_fault(struct dsm__pregion *r, uint64_t page, bool write)
         r->stats.local_faults++;
     } else if (write && before != DSM__COPY_IP) {
         r->stats.write_faults++;
+        dsm__heat_add(&r->heat, page, true);
     } else {
         r->stats.read_faults++;
+        dsm__heat_add(&r->heat, page, write);
     }
     if (touched) {
         dsm__ahead_touch(&r->ahead, page, &news);
@@ -1069,6 +1071,7 @@ static struct dsm__pregion *region_new(struct dsm__pages *p, uint16_t owner,
     madvise(r->alias, bytes, MADV_NOHUGEPAGE);
     madvise(r->alias, bytes, MADV_DONTFORK);
     dsm__coh_init(&r->coh);
+    dsm__heat_init(&r->heat, r->coh.nr_pages);
     dsm__ahead_init(&r->ahead, r->coh.nr_pages, r->params.ahead_max_pages);
     return r;
 }
@@ -1155,6 +1158,33 @@ int dsm__pages_stats(struct dsm__pages *p, uint16_t owner,
     struct stats_call call = { .owner = owner, .stats = ret_stats };
 
     dsm__pages_run(p, stats_here, &call);
+    return call.ret;
+}
+
+struct heat_call {
+    uint16_t owner;
+    struct dsm_region_heat *heat;
+    int ret;
+};
+
+static void heat_here(struct dsm__pages *p, void *arg)
+{
+    struct heat_call *call = arg;
+    struct dsm__pregion *r = p->regions[call->owner];
+
+    if (r) {
+        dsm__heat_read(&r->heat, call->heat);
+    } else {
+        call->ret = -ENXIO;
+    }
+}
+
+int dsm__pages_heat(struct dsm__pages *p, uint16_t owner,
+                    struct dsm_region_heat *ret_heat)
+{
+    struct heat_call call = { .owner = owner, .heat = ret_heat };
+
+    dsm__pages_run(p, heat_here, &call);
     return call.ret;
 }
 

@@ -20,6 +20,7 @@
 #include "ahead.h"
 #include "coherence.h"
 #include "dsm/dsm.h"
+#include "heat.h"
 #include "pagewire.h"
 #include "transport.h"
 #include "uffd.h"
@@ -84,6 +85,7 @@ struct dsm__pregion {
     bool detached;
     struct dsm__ahead ahead;
     struct dsm_region_stats stats;
+    struct dsm__heat heat;
 };
 
 /* Memory operations on neighbours are done as one. */
@@ -179,6 +181,8 @@ bool dsm__pages_note(struct dsm__pages *pages, uint16_t *ret_peer,
                      char ret_reason[DSM_REASON_BYTES]);
 int dsm__pages_stats(struct dsm__pages *pages, uint16_t owner,
                      struct dsm_region_stats *ret_stats);
+int dsm__pages_heat(struct dsm__pages *pages, uint16_t owner,
+                    struct dsm_region_heat *ret_heat);
 
 /* For pagelink.c */
 void dsm__pages_lose_link(struct dsm__plink *link, bool broke_protocol,

@@ -106,6 +106,7 @@ static void run_random(struct machine *m)
 /* A write to what is readable here takes no data; a page nobody has does. */
 static void run_grant(struct machine *m)
 {
+    struct dsm_region_heat heat;
     struct dsm_region_stats st;
 
     if (m->self == 1) {
@@ -120,6 +121,15 @@ static void run_grant(struct machine *m)
         st = machine_stats(m, 0);
         CHECK(st.pages_in == 2 && st.upgrades == 1 && st.pages_modified == 2,
               "in %llu", (unsigned long long)st.pages_in);
+        CHECK(dsm_region_heat(m->node, 0, &heat) == 0, "heat");
+        CHECK(heat.faults == 3 && heat.nr_pages == 2 &&
+                  heat.page[0].page_idx == 0 && heat.page[0].faults == 2 &&
+                  heat.page[0].writes == 1 && heat.page[1].page_idx == 1 &&
+                  heat.page[1].faults == 1 && heat.page[1].writes == 1,
+              "%llu faults of %u pages", (unsigned long long)heat.faults,
+              heat.nr_pages);
+        CHECK(dsm_region_heat(m->node, (uint16_t)m->nr, &heat) == -ENXIO,
+              "no such region");
     }
     machine_barrier(m);
 }

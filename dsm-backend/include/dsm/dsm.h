@@ -35,6 +35,8 @@ extern "C" {
 #define DSM_UUID_BYTES 16
 #define DSM_REASON_BYTES 160 /* with its terminating NUL */
 #define DSM_HISTOGRAM_BUCKETS 40
+#define DSM_HEAT_RANGES 128
+#define DSM_HEAT_PAGES 64
 
 struct dsm_node;
 
@@ -299,6 +301,41 @@ struct dsm_region_stats {
  */
 int dsm_region_stats(struct dsm_node *node, uint16_t owner,
                      struct dsm_region_stats *ret_stats);
+
+/** One of the pages of a region that this node waits for most. */
+struct dsm_hot_page {
+    uint64_t page_idx;
+    uint64_t faults; /* since it was taken into the table; exact */
+    uint64_t writes; /* of these */
+    uint64_t missed; /* it had at most so many before that */
+};
+
+/**
+ * Where in one region this node had the faults that another node answered
+ * (dsm_region_stats: read_faults + write_faults), since it was attached.
+ *
+ * The memory for this does not depend on the size of the region. Every page
+ * that had more than faults / DSM_HEAT_PAGES of them is in page[]. Of the
+ * difference between two calls: a page whose missed is the same has stayed in
+ * the table and its faults can be subtracted; else it has come (back) since,
+ * and all its faults are new.
+ */
+struct dsm_region_heat {
+    uint64_t faults;      /* of all pages */
+    uint64_t range_pages; /* pages in one range: a power of two */
+    uint32_t nr_ranges;   /* the last one may be shorter */
+    uint32_t nr_pages;
+    uint64_t range[DSM_HEAT_RANGES]; /* faults by range; exact */
+    struct dsm_hot_page page[DSM_HEAT_PAGES]; /* in no order */
+};
+
+/**
+ * dsm_region_heat() - a copy of the region's hottest pages, of one instant.
+ * Context: any thread, also while others wait for pages.
+ * Return: 0; -ENXIO it is not attached.
+ */
+int dsm_region_heat(struct dsm_node *node, uint16_t owner,
+                    struct dsm_region_heat *ret_heat);
 
 /**
  * dsm_peer_state() - state of @peer; DSM_PEER_UP for the node itself,

@@ -203,6 +203,32 @@ static uint64List *dsm_pages_histogram(const uint64_t *bucket)
     return list;
 }
 
+static DsmHeatInfo *dsm_pages_query_heat(struct dsm_node *node, uint16_t i)
+{
+    g_autofree struct dsm_region_heat *heat = g_new0(struct dsm_region_heat, 1);
+    DsmHeatInfo *info = g_new0(DsmHeatInfo, 1);
+    uint64List **range = &info->ranges;
+    DsmHotPageList **page = &info->pages;
+    uint32_t k;
+
+    dsm_region_heat(node, i, heat);
+    info->faults = heat->faults;
+    info->range_pages = heat->range_pages;
+    for (k = 0; k < heat->nr_ranges; k++) {
+        QAPI_LIST_APPEND(range, heat->range[k]);
+    }
+    for (k = 0; k < heat->nr_pages; k++) {
+        DsmHotPage *hot = g_new0(DsmHotPage, 1);
+
+        hot->page = heat->page[k].page_idx;
+        hot->faults = heat->page[k].faults;
+        hot->writes = heat->page[k].writes;
+        hot->missed = heat->page[k].missed;
+        QAPI_LIST_APPEND(page, hot);
+    }
+    return info;
+}
+
 DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i)
 {
     struct dsm_region_stats st;
@@ -212,6 +238,7 @@ DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i)
         return NULL;
     }
     info = g_new0(DsmRegionInfo, 1);
+    info->page_size = dsm_pages_page_bytes;
     info->pages_none = st.pages_none;
     info->pages_shared = st.pages_shared;
     info->pages_modified = st.pages_modified;
@@ -233,5 +260,6 @@ DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i)
     info->read_ns = dsm_pages_histogram(st.read_ns);
     info->write_ns = dsm_pages_histogram(st.write_ns);
     info->upgrade_ns = dsm_pages_histogram(st.upgrade_ns);
+    info->heat = dsm_pages_query_heat(node, i);
     return info;
 }
