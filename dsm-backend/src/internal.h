@@ -81,14 +81,15 @@ struct dsm__kept {
 /*
  * The handshake; docs/protocol.rst has the picture.
  *
- *   outgoing: CONNECTING -> HELLO_ACK -> [REGION] -> READY -> UP
- *   incoming:               HELLO     -> [REGION] -> READY -> UP
+ *   outgoing: CONNECTING -> [SECURING] -> HELLO_ACK -> [REGION] -> READY -> UP
+ *   incoming:               [SECURING] -> HELLO     -> [REGION] -> READY -> UP
  *
- * Named after the frame that is waited for; REGION only if regions are
- * passed.
+ * Named after the frame that is waited for; SECURING only if the transport
+ * has something to do first, REGION only if regions are passed.
  */
 enum dsm__phase {
     DSM__PHASE_CONNECTING,
+    DSM__PHASE_SECURING,
     DSM__PHASE_HELLO,
     DSM__PHASE_HELLO_ACK,
     DSM__PHASE_REGION,
@@ -110,8 +111,7 @@ struct dsm__link {
     enum dsm__phase phase;
     struct dsm_node *node;
     struct dsm__link *next, **link_to_this; /* node->handshakes */
-    const struct dsm__transport *transport;
-    int fd;
+    struct dsm__conn conn;
     int peer; /* its index; -1 while unknown */
     char who[DSM__WHO_BYTES];
     bool outgoing;
@@ -208,6 +208,9 @@ int dsm__node_create(const struct dsm_config *config,
                      const struct dsm__options *options,
                      struct dsm_node **ret_node);
 uint64_t dsm__now_ns(void);
+/* What the functions of @transport get as their ctx. */
+void *dsm__node_transport_ctx(const struct dsm_node *node,
+                              const struct dsm__transport *transport);
 /* Have a dispatch happen at @deadline_ns or before. */
 void dsm__node_arm(struct dsm_node *node, uint64_t deadline_ns);
 /* Have a dispatch happen without any other event. */

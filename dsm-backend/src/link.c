@@ -103,7 +103,7 @@ static void link_watch(struct dsm__link *link, int op, uint32_t events)
     struct epoll_event ev = { .events = events, .data.ptr = link };
 
     /* MOD of a registered fd does not fail; the result of ADD is seen. */
-    if (epoll_ctl(link->node->epoll_fd, op, link->fd, &ev) < 0) {
+    if (epoll_ctl(link->node->epoll_fd, op, link->conn.fd, &ev) < 0) {
         link_set_end(link, DSM__END_LOST, 0, "cannot watch the connection: %s",
                      strerror(errno));
     }
@@ -144,7 +144,7 @@ static int link_put(struct dsm__link *link, const struct iovec *iov,
     if (link->tx_dead) {
         return -EHOSTDOWN;
     }
-    n = link->transport->send(link->fd, iov, iovcnt, -1);
+    n = link->conn.transport->send(&link->conn, iov, iovcnt, -1);
     if (n == -EAGAIN || n == -ENOBUFS || n == -ENOMEM) {
         link_block(link);
         return -EAGAIN;
@@ -157,6 +157,9 @@ static int link_put(struct dsm__link *link, const struct iovec *iov,
         dsm__count(link_counters(link)->bytes_sent, bytes);
     }
     if ((size_t)n == bytes) {
+        if (link->conn.unsent) {
+            link_block(link);
+        }
         return 0;
     }
     link->tx_rest_start = 0;
@@ -177,26 +180,27 @@ static int link_put(struct dsm__link *link, const struct iovec *iov,
     return 0;
 }
 
-/* Send the tail. Return: true when it is gone. */
+/* Send what the transport holds back and the tail. Return: all is gone. */
 static bool link_put_rest(struct dsm__link *link)
 {
-    while (link->tx_rest_start < link->tx_rest_end) {
+    ssize_t n = dsm__conn_flush(&link->conn);
+
+    while (n >= 0 && link->tx_rest_start < link->tx_rest_end) {
         struct iovec iov = {
             .iov_base = link->tx_rest + link->tx_rest_start,
             .iov_len = link->tx_rest_end - link->tx_rest_start,
         };
-        ssize_t n = link->transport->send(link->fd, &iov, 1, -1);
 
-        if (n == -EAGAIN || n == -ENOBUFS || n == -ENOMEM) {
-            return false;
+        n = link->conn.transport->send(&link->conn, &iov, 1, -1);
+        if (n >= 0) {
+            link->tx_rest_start += n;
+            n = dsm__conn_flush(&link->conn);
         }
-        if (n < 0) {
-            link_set_tx_dead(link);
-            return false;
-        }
-        link->tx_rest_start += n;
     }
-    return true;
+    if (n < 0 && n != -EAGAIN && n != -ENOBUFS && n != -ENOMEM) {
+        link_set_tx_dead(link);
+    }
+    return n >= 0;
 }
 
 /* A header that also returns all credits owed; link_sent() makes it so. */
@@ -376,7 +380,8 @@ static void link_put_notice(struct dsm__link *link, enum dsm__frame_type type)
 {
     struct dsm__frame f = link_frame(link, type);
 
-    if (link->phase == DSM__PHASE_CONNECTING || !link_put_rest(link)) {
+    if (link->phase == DSM__PHASE_CONNECTING ||
+        link->phase == DSM__PHASE_SECURING || !link_put_rest(link)) {
         return;
     }
     link->tx_blocked = false;
@@ -403,9 +408,7 @@ static void link_free(struct dsm__link *link)
         munmap(link->kept_map, link->kept_map_bytes);
     }
     /* Closing also removes it from the epoll set: nobody else has this fd. */
-    if (link->fd >= 0) {
-        close(link->fd);
-    }
+    dsm__conn_close(&link->conn);
     free(link->rx_buf);
     free(link);
 }
@@ -424,12 +427,13 @@ static void link_hand_over(struct dsm__link *link)
     bool outgoing = link->outgoing;
     char reason[DSM_REASON_BYTES];
 
-    epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, link->fd, NULL);
+    epoll_ctl(node->epoll_fd, EPOLL_CTL_DEL, link->conn.fd, NULL);
     node->peers[peer].paged = true;
-    ret = dsm__pages_connect(node->pages, peer, link->fd, link->transport,
+    ret = dsm__pages_connect(node->pages, peer, &link->conn,
                              link->rx_buf + link->rx_start,
                              link->rx_end - link->rx_start);
-    link->fd = -1;
+    link->conn.fd = -1;
+    link->conn.session = NULL;
     link_free(link);
     if (ret < 0) {
         snprintf(reason, sizeof(reason), "page channel: %s", strerror(-ret));
@@ -541,7 +545,7 @@ static void link_put_handshake(struct dsm__link *link,
     ssize_t n;
 
     iov.iov_len = dsm__wire_encode(buf, f);
-    n = link->transport->send(link->fd, &iov, 1, pass_fd);
+    n = link->conn.transport->send(&link->conn, &iov, 1, pass_fd);
     if (n == -EPIPE || n == -ECONNRESET) {
         link_set_tx_dead(link);
     } else if (n != (ssize_t)iov.iov_len) {
@@ -550,6 +554,9 @@ static void link_put_handshake(struct dsm__link *link,
                      n < 0 ? strerror(-n) : "no room in a new socket");
     } else {
         link_sent(link);
+        if (link->conn.unsent) {
+            link_block(link);
+        }
     }
 }
 
@@ -1112,13 +1119,13 @@ static void link_settle(struct dsm__link *link)
     }
 }
 
-static void link_receive(struct dsm__link *link)
+static void link_receive_some(struct dsm__link *link)
 {
     bool up = link->phase == DSM__PHASE_UP;
     struct dsm__fds fds = { .nr = 0 };
     ssize_t n;
 
-    n = link->transport->recv(link->fd, link->rx_buf + link->rx_end,
+    n = link->conn.transport->recv(&link->conn, link->rx_buf + link->rx_end,
                               LINK_RX_BYTES - link->rx_end, up ? NULL : &fds);
     if (n == -EAGAIN && !link->tx_dead) {
         return;
@@ -1160,32 +1167,98 @@ static void link_receive(struct dsm__link *link)
     link_parse(link);
 }
 
-static void link_connected(struct dsm__link *link)
+static void link_receive(struct dsm__link *link)
+{
+    do {
+        link_receive_some(link);
+    } while (link->end == DSM__END_NONE && dsm__conn_pending(&link->conn));
+}
+
+/* The frames begin. */
+static void link_open(struct dsm__link *link)
 {
     struct dsm__frame f;
-    int ret = link->transport->connect_result(link->fd);
+
+    if (link->outgoing) {
+        link->phase = DSM__PHASE_HELLO_ACK;
+        f = link_hello(link, DSM__FRAME_HELLO);
+        link_put_handshake(link, &f, -1);
+    } else {
+        link->phase = DSM__PHASE_HELLO;
+    }
+}
+
+static void link_secure(struct dsm__link *link)
+{
+    const char *why;
+    bool out = false;
+    int ret = link->conn.transport->secure(&link->conn, &out, &why);
+
+    if (ret == -ENOLINK) {
+        link_set_end(link, DSM__END_SILENT, 0, "closed before a word");
+    } else if (ret < 0 && ret != -EAGAIN) {
+        link_set_end(link, DSM__END_LOST, 0, "%s", why);
+    } else {
+        link_watch(link, EPOLL_CTL_MOD, EPOLLIN | (out ? EPOLLOUT : 0));
+    }
+    if (ret == 0 && link->end == DSM__END_NONE) {
+        link_open(link);
+        /* Frames may have come with the end of its handshake. */
+        if (dsm__conn_pending(&link->conn)) {
+            link_receive(link);
+        }
+    }
+}
+
+/* Connected in either direction; @link->who is known. */
+static void link_begin(struct dsm__link *link)
+{
+    const struct dsm__transport *transport = link->conn.transport;
+    struct dsm_node *node = link->node;
+    int ret = 0;
+
+    if (transport->begin) {
+        link->phase = DSM__PHASE_SECURING;
+        ret = transport->begin(dsm__node_transport_ctx(node, transport),
+                               &link->conn, link->outgoing, link->who);
+    }
+    if (ret < 0) {
+        link_set_end(link, DSM__END_LOST, 0, "%s", strerror(-ret));
+    } else if (transport->begin) {
+        link_secure(link);
+    } else {
+        link_watch(link, EPOLL_CTL_MOD, EPOLLIN);
+        link_open(link);
+    }
+}
+
+static void link_connected(struct dsm__link *link)
+{
+    int ret = link->conn.transport->connect_result(link->conn.fd);
 
     if (ret < 0) {
         link->connect_error = ret;
         link_set_end(link, DSM__END_SILENT, 0, "not connected");
         return;
     }
-    if (link->transport->authorise(link->fd, link->who) < 0) {
+    if (link->conn.transport->authorise(link->conn.fd, link->who) < 0) {
         link_set_end(link, DSM__END_LOST, 0,
                      "the listener there is %.60s, which is not trusted",
                      link->who);
         return;
     }
-    link->phase = DSM__PHASE_HELLO_ACK;
-    link_watch(link, EPOLL_CTL_MOD, EPOLLIN);
-    f = link_hello(link, DSM__FRAME_HELLO);
-    link_put_handshake(link, &f, -1);
+    link_begin(link);
 }
 
 void dsm__link_event(struct dsm__link *link, uint32_t events)
 {
     if (link->phase == DSM__PHASE_CONNECTING) {
         link_connected(link);
+    } else if (link->phase == DSM__PHASE_SECURING) {
+        link_secure(link);
+        if (link->phase == DSM__PHASE_UP) {
+            link_settle(link);
+        }
     } else {
         if ((events & EPOLLOUT) && link->tx_blocked && link_put_rest(link)) {
             link->tx_blocked = false;
@@ -1291,8 +1364,8 @@ int dsm__link_new(struct dsm_node *node,
     }
     link->source = DSM__SOURCE_LINK;
     link->node = node;
-    link->transport = transport;
-    link->fd = fd;
+    link->conn.transport = transport;
+    link->conn.fd = fd;
     link->outgoing = outgoing_to >= 0;
     link->peer = outgoing_to;
     link->region_fd = -1;
@@ -1335,6 +1408,11 @@ int dsm__link_new(struct dsm_node *node,
                    node->config.nr_nodes + LINK_SPARE_HANDSHAKES) {
         link_refuse(link, DSM__NOTICE_BUSY, "too many connections at once");
         link_finish(link);
+    } else if (!link->outgoing) {
+        link_begin(link);
+        if (link->end != DSM__END_NONE) {
+            link_finish(link);
+        }
     }
     return 0;
 

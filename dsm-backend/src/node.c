@@ -46,12 +46,12 @@ const char *dsm_version(void)
 /* Creation */
 
 static const struct dsm__transport *node_find_transport(
-    const struct dsm__options *options, const char *address,
-    const char **ret_where)
+    const struct dsm__options *options, const struct dsm_key *key,
+    const char *address, const char **ret_where)
 {
     const struct dsm__transport *const all[] = {
         &dsm__transport_unix,
-        &dsm__transport_tcp,
+        key ? &dsm__transport_tls : &dsm__transport_tcp,
         options->transport,
     };
 
@@ -65,6 +65,23 @@ static const struct dsm__transport *node_find_transport(
         }
     }
     return NULL;
+}
+
+void *dsm__node_transport_ctx(const struct dsm_node *node,
+                              const struct dsm__transport *transport)
+{
+    return transport == &dsm__transport_tls ? node->config.key
+                                            : node->options.transport_ctx;
+}
+
+bool dsm_address_needs_key(const char *address)
+{
+    static const struct dsm__options none;
+    const char *where;
+
+    return node_find_transport(&none, NULL, address, &where) ==
+               &dsm__transport_tcp &&
+           dsm__tcp_check(where) == 0 && !dsm__tcp_is_loopback(where);
 }
 
 static bool name_is_valid(const char *name)
@@ -101,10 +118,14 @@ static int node_init_peer(struct dsm_node *node, uint16_t index,
         return -ENOMEM;
     }
     peer->transport =
-        node_find_transport(&node->options, peer->address, &peer->where);
+        node_find_transport(&node->options, node->config.key, peer->address,
+                            &peer->where);
     if (!peer->transport || peer->transport->check(peer->where) < 0 ||
         (dsm__node_passes_regions(node) && !peer->transport->passes_fds)) {
         return -EINVAL;
+    }
+    if (!node->config.key && dsm_address_needs_key(peer->address)) {
+        return -ENOKEY;
     }
     for (uint16_t i = 0; i < index; i++) {
         if (strcmp(node->peers[i].desc.name, peer->desc.name) == 0 ||
@@ -339,8 +360,9 @@ int dsm_node_start(struct dsm_node *node)
     if (node->pages && !(node->attached & (UINT64_C(1) << node->config.self))) {
         return -ENXIO;
     }
-    ret = self->transport->listen(node->options.transport_ctx, self->where,
-                                  &node->listener);
+    ret = self->transport->listen(
+        dsm__node_transport_ctx(node, self->transport), self->where,
+        &node->listener);
     if (ret < 0) {
         return ret;
     }
@@ -448,8 +470,8 @@ static void peer_connect(struct dsm_node *node, uint16_t index)
     int fd, ret, err;
 
     peer->connect_at_ns = DSM__NEVER;
-    ret = peer->transport->connect(node->options.transport_ctx, peer->where,
-                                   &fd);
+    ret = peer->transport->connect(
+        dsm__node_transport_ctx(node, peer->transport), peer->where, &fd);
     if (ret == 0 || ret == -EINPROGRESS) {
         err = dsm__link_new(node, peer->transport, fd, index, ret == 0);
         if (err == 0) {

@@ -52,7 +52,7 @@ int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
         dsm__plink_close(link);
         return -ENOMEM;
     }
-    if (epoll_ctl(link->pages->epoll_fd, EPOLL_CTL_ADD, link->fd, &ev) < 0) {
+    if (epoll_ctl(link->pages->epoll_fd, EPOLL_CTL_ADD, link->conn.fd, &ev) < 0) {
         int err = -errno;
 
         dsm__plink_close(link);
@@ -77,10 +77,7 @@ void dsm__plink_close(struct dsm__plink *link)
     free(link->ahead);
     link->rx_buf = NULL;
     link->ahead = NULL;
-    if (link->fd >= 0) {
-        close(link->fd);
-        link->fd = -1;
-    }
+    dsm__conn_close(&link->conn);
 }
 
 /* Sending */
@@ -94,7 +91,7 @@ static void plink_watch(struct dsm__plink *link, bool out)
 
     if (link->tx_blocked != out) {
         link->tx_blocked = out;
-        epoll_ctl(link->pages->epoll_fd, EPOLL_CTL_MOD, link->fd, &ev);
+        epoll_ctl(link->pages->epoll_fd, EPOLL_CTL_MOD, link->conn.fd, &ev);
     }
 }
 
@@ -178,9 +175,14 @@ void dsm__plink_flush(struct dsm__plink *link)
     if (link->tx_full) {
         return;
     }
-    while (link->up && link->tx_nr > 0 && !link->tx_dead) {
-        nr = plink_iov(link, iov, &bytes);
-        n = link->transport->send(link->fd, iov, nr, -1);
+    while (link->up && !link->tx_dead &&
+           (link->tx_nr > 0 || link->conn.unsent)) {
+        n = dsm__conn_flush(&link->conn);
+        bytes = 0;
+        if (n == 0 && link->tx_nr > 0) {
+            nr = plink_iov(link, iov, &bytes);
+            n = link->conn.transport->send(&link->conn, iov, nr, -1);
+        }
         if (n == -EAGAIN || n == -ENOBUFS || n == -ENOMEM) {
             link->tx_full = true;
             plink_watch(link, true);
@@ -194,7 +196,7 @@ void dsm__plink_flush(struct dsm__plink *link)
             break;
         }
         plink_sent(link, n);
-        if ((size_t)n < bytes) {
+        if ((size_t)n < bytes || link->conn.unsent) {
             link->tx_full = true;
             plink_watch(link, true);
             return;
@@ -256,7 +258,7 @@ static bool plink_body(struct dsm__plink *link, size_t bytes)
     return link->body_left > 0 || plink_frame_done(link);
 }
 
-void dsm__plink_parse(struct dsm__plink *link)
+static void plink_parse(struct dsm__plink *link)
 {
     while (link->rx_start < link->rx_end) {
         uint8_t *at = link->rx_buf + link->rx_start;
@@ -287,7 +289,7 @@ void dsm__plink_parse(struct dsm__plink *link)
     link->rx_start = link->rx_end = 0;
 }
 
-void dsm__plink_receive(struct dsm__plink *link)
+static void plink_receive_some(struct dsm__plink *link)
 {
     static __thread uint8_t nowhere[PLINK_SKIP_BYTES];
     bool direct = link->body_left > 0 && link->rx_end == 0;
@@ -302,7 +304,7 @@ void dsm__plink_receive(struct dsm__plink *link)
             room = sizeof(nowhere);
         }
     }
-    n = link->transport->recv(link->fd, at, room, NULL);
+    n = link->conn.transport->recv(&link->conn, at, room, NULL);
     if (n == -EAGAIN) {
         return;
     }
@@ -321,6 +323,21 @@ void dsm__plink_receive(struct dsm__plink *link)
         plink_body(link, n);
     } else {
         link->rx_end += n;
-        dsm__plink_parse(link);
+        plink_parse(link);
+    }
+}
+
+void dsm__plink_receive(struct dsm__plink *link)
+{
+    do {
+        plink_receive_some(link);
+    } while (link->up && dsm__conn_pending(&link->conn));
+}
+
+void dsm__plink_begin(struct dsm__plink *link)
+{
+    plink_parse(link);
+    if (link->up && dsm__conn_pending(&link->conn)) {
+        dsm__plink_receive(link);
     }
 }

@@ -1192,8 +1192,8 @@ int dsm__pages_heat(struct dsm__pages *p, uint16_t owner,
 
 struct connect_call {
     uint16_t peer;
-    int fd, ret;
-    const struct dsm__transport *transport;
+    int ret;
+    struct dsm__conn conn;
     const uint8_t *first;
     size_t first_bytes;
 };
@@ -1205,11 +1205,10 @@ static void connect_here(struct dsm__pages *p, void *arg)
 
     if (link->up || (p->lost_peers & (UINT64_C(1) << call->peer))) {
         call->ret = -EEXIST;
-        close(call->fd);
+        dsm__conn_close(&call->conn);
         return;
     }
-    link->fd = call->fd;
-    link->transport = call->transport;
+    link->conn = call->conn;
     link->last_rx_ns = dsm__pages_now(p);
     call->ret = dsm__plink_open(link, call->first, call->first_bytes);
     if (call->ret < 0) {
@@ -1220,17 +1219,16 @@ static void connect_here(struct dsm__pages *p, void *arg)
             dsm__coh_up(&p->regions[i]->coh, call->peer);
         }
     }
-    dsm__plink_parse(link);
+    dsm__plink_begin(link);
 }
 
-int dsm__pages_connect(struct dsm__pages *p, uint16_t peer, int fd,
-                       const struct dsm__transport *transport,
-                       const uint8_t *first, size_t first_bytes)
+int dsm__pages_connect(struct dsm__pages *p, uint16_t peer,
+                       const struct dsm__conn *conn, const uint8_t *first,
+                       size_t first_bytes)
 {
     struct connect_call call = {
         .peer = peer,
-        .fd = fd,
-        .transport = transport,
+        .conn = *conn,
         .first = first,
         .first_bytes = first_bytes,
     };
@@ -1327,7 +1325,7 @@ int dsm__pages_create(const struct dsm__pages_config *config,
     for (uint16_t i = 0; i < DSM_MAX_NODES; i++) {
         p->links[i].pages = p;
         p->links[i].peer = i;
-        p->links[i].fd = -1;
+        p->links[i].conn.fd = -1;
     }
     pthread_mutex_init(&p->calls_lock, NULL);
     pthread_mutex_init(&p->notes_lock, NULL);

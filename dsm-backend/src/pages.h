@@ -43,8 +43,7 @@ struct dsm__plink {
     struct dsm__pages *pages;
     uint16_t peer;
     bool up;
-    int fd;
-    const struct dsm__transport *transport;
+    struct dsm__conn conn;
 
     /* Receiving. A body goes to where it belongs, or to nowhere. */
     uint8_t *rx_buf;
@@ -167,12 +166,12 @@ int dsm__pages_attach(struct dsm__pages *pages, uint16_t owner, int fd,
                       uint64_t bytes, const struct dsm_region_params *params);
 int dsm__pages_detach(struct dsm__pages *pages, uint16_t owner);
 /**
- * dsm__pages_connect() - @fd is the page channel to @peer, from now on the
+ * dsm__pages_connect() - @conn is the page channel to @peer, from now on the
  * engine's; @first: bytes that came on it already.
  */
-int dsm__pages_connect(struct dsm__pages *pages, uint16_t peer, int fd,
-                       const struct dsm__transport *transport,
-                       const uint8_t *first, size_t first_bytes);
+int dsm__pages_connect(struct dsm__pages *pages, uint16_t peer,
+                       const struct dsm__conn *conn, const uint8_t *first,
+                       size_t first_bytes);
 /** dsm__pages_lose() - @peer is lost for another reason. */
 void dsm__pages_lose(struct dsm__pages *pages, uint16_t peer);
 /** dsm__pages_note() - Return: false: no page channel was lost since. */
@@ -202,7 +201,7 @@ int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
 void dsm__plink_close(struct dsm__plink *link);
 void dsm__plink_receive(struct dsm__plink *link);
 /* What came with the handshake. */
-void dsm__plink_parse(struct dsm__plink *link);
+void dsm__plink_begin(struct dsm__plink *link);
 void dsm__plink_send(struct dsm__plink *link, struct dsm__page_frame *f,
                      const uint8_t *data);
 void dsm__plink_flush(struct dsm__plink *link);

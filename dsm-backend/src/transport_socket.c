@@ -102,3 +102,15 @@ ssize_t dsm__sock_recv(int fd, void *buf, size_t buf_bytes,
     }
     return n;
 }
+
+ssize_t dsm__sock_conn_send(struct dsm__conn *conn, const struct iovec *iov,
+                            int iovcnt, int pass_fd)
+{
+    return dsm__sock_send(conn->fd, iov, iovcnt, pass_fd);
+}
+
+ssize_t dsm__sock_conn_recv(struct dsm__conn *conn, void *buf,
+                            size_t buf_bytes, struct dsm__fds *ret_fds)
+{
+    return dsm__sock_recv(conn->fd, buf, buf_bytes, ret_fds);
+}

@@ -3,8 +3,9 @@
  * tcp:HOST:PORT - HOST is a numeric address (IPv6 in brackets), because
  * looking a name up would block. Cannot carry file descriptors, so it serves
  * only machines whose coherence does not share memory. Neither authenticates
- * nor encrypts.
+ * nor encrypts: without a key (transport_tls.c) it serves loopback only.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -69,11 +70,30 @@ static int tcp_address(const char *where, struct tcp_address *ret)
     return 0;
 }
 
-static int tcp_check(const char *where)
+int dsm__tcp_check(const char *where)
 {
     struct tcp_address addr;
 
     return tcp_address(where, &addr);
+}
+
+bool dsm__tcp_is_loopback(const char *where)
+{
+    const struct sockaddr_in6 *in6;
+    struct tcp_address addr;
+
+    if (tcp_address(where, &addr) < 0) {
+        return false;
+    }
+    if (addr.family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)&addr.sa;
+
+        return ntohl(in->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+    }
+    in6 = (const void *)&addr.sa;
+    return IN6_IS_ADDR_LOOPBACK(&in6->sin6_addr) ||
+           (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr) &&
+            in6->sin6_addr.s6_addr[12] == IN_LOOPBACKNET);
 }
 
 static int tcp_socket(int family)
@@ -93,7 +113,7 @@ static int tcp_set_nodelay(int fd)
                : 0;
 }
 
-static int tcp_listen(void *ctx, const char *where, struct dsm__listener *ret)
+int dsm__tcp_listen(void *ctx, const char *where, struct dsm__listener *ret)
 {
     struct tcp_address addr;
     int one = 1;
@@ -121,7 +141,7 @@ static int tcp_listen(void *ctx, const char *where, struct dsm__listener *ret)
     return 0;
 }
 
-static int tcp_accept(struct dsm__listener *listener)
+int dsm__tcp_accept(struct dsm__listener *listener)
 {
     int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     int err;
@@ -137,12 +157,12 @@ static int tcp_accept(struct dsm__listener *listener)
     return fd;
 }
 
-static void tcp_unlisten(struct dsm__listener *listener)
+void dsm__tcp_unlisten(struct dsm__listener *listener)
 {
     close(listener->fd);
 }
 
-static int tcp_connect(void *ctx, const char *where, int *ret_fd)
+int dsm__tcp_connect(void *ctx, const char *where, int *ret_fd)
 {
     struct tcp_address addr;
     int fd, err;
@@ -171,7 +191,7 @@ static int tcp_connect(void *ctx, const char *where, int *ret_fd)
     return err;
 }
 
-static int tcp_authorise(int fd, char who[DSM__WHO_BYTES])
+int dsm__tcp_authorise(int fd, char who[DSM__WHO_BYTES])
 {
     struct sockaddr_storage sa;
     socklen_t len = sizeof(sa);
@@ -190,13 +210,13 @@ static int tcp_authorise(int fd, char who[DSM__WHO_BYTES])
 const struct dsm__transport dsm__transport_tcp = {
     .scheme = "tcp",
     .passes_fds = false,
-    .check = tcp_check,
-    .listen = tcp_listen,
-    .accept = tcp_accept,
-    .unlisten = tcp_unlisten,
-    .connect = tcp_connect,
+    .check = dsm__tcp_check,
+    .listen = dsm__tcp_listen,
+    .accept = dsm__tcp_accept,
+    .unlisten = dsm__tcp_unlisten,
+    .connect = dsm__tcp_connect,
     .connect_result = dsm__sock_connect_result,
-    .authorise = tcp_authorise,
-    .send = dsm__sock_send,
-    .recv = dsm__sock_recv,
+    .authorise = dsm__tcp_authorise,
+    .send = dsm__sock_conn_send,
+    .recv = dsm__sock_conn_recv,
 };

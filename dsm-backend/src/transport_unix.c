@@ -241,6 +241,6 @@ const struct dsm__transport dsm__transport_unix = {
     .connect = unix_connect,
     .connect_result = dsm__sock_connect_result,
     .authorise = unix_authorise,
-    .send = dsm__sock_send,
-    .recv = dsm__sock_recv,
+    .send = dsm__sock_conn_send,
+    .recv = dsm__sock_conn_recv,
 };

@@ -126,7 +126,11 @@ static void begin(struct target *t)
     ret = socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0,
                      t->fd);
     assert(ret == 0);
-    ret = dsm__pages_connect(t->pages, PEER, t->fd[0], &dsm__transport_unix,
+    ret = dsm__pages_connect(t->pages, PEER,
+                             &(struct dsm__conn) {
+                                 .transport = &dsm__transport_unix,
+                                 .fd = t->fd[0],
+                             },
                              NULL, 0);
     assert(ret == 0);
 }

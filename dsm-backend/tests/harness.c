@@ -2,11 +2,13 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
@@ -111,16 +113,29 @@ static int free_port(void)
     return ntohs(sa.sin_port);
 }
 
+static struct dsm_key *new_key(const struct cluster *c, const char *text)
+{
+    char path[96], reason[DSM_REASON_BYTES];
+    struct dsm_key *key;
+
+    snprintf(path, sizeof(path), "%s/key", c->dir);
+    write_file(path, text, 0600);
+    assert_int_equal(dsm_key_load(path, &key, reason), 0);
+    assert_int_equal(unlink(path), 0);
+    return key;
+}
+
 struct cluster *cluster_new(int nr, enum wiring wiring)
 {
     struct cluster *c = calloc(1, sizeof(*c));
+    bool tcp = wiring == WIRE_TCP || wiring == WIRE_TLS;
 
     assert_non_null(c);
     c->nr = nr;
     snprintf(c->dir, sizeof(c->dir), "/tmp/dsm-test-XXXXXX");
     assert_non_null(mkdtemp(c->dir));
     for (int i = 0; i < nr; i++) {
-        if (wiring == WIRE_TCP) {
+        if (tcp) {
             snprintf(c->address[i], sizeof(c->address[i]),
                      "tcp:127.0.0.1:%d", free_port());
         } else if (wiring == WIRE_LOOPBACK) {
@@ -137,13 +152,17 @@ struct cluster *cluster_new(int nr, enum wiring wiring)
     }
     c->config = (struct dsm_config) {
         .machine_uuid = { 1, 2, 3 },
-        .coherence = wiring == WIRE_TCP ? DSM_COHERENCE_PAGES
-                                        : DSM_COHERENCE_SHARED,
+        .coherence = tcp ? DSM_COHERENCE_PAGES : DSM_COHERENCE_SHARED,
         .nr_nodes = nr,
         .nodes = c->desc,
         .connect_retry_ms = 2,
     };
-    c->options.links_only = wiring == WIRE_TCP;
+    c->options.links_only = tcp;
+    if (wiring == WIRE_TLS) {
+        c->key[0] = new_key(c, "a:000102030405060708090a0b0c0d0e0f\n");
+        c->key[1] = new_key(c, "a:000102030405060708090a0b0c0d0e10\n");
+        c->config.key = c->key[0];
+    }
     if (wiring == WIRE_LOOPBACK) {
         c->hub = dsm__hub_new();
         c->options.transport = &dsm__transport_loopback;
@@ -205,6 +224,8 @@ void cluster_free(struct cluster *c)
     if (c->hub) {
         dsm__hub_free(c->hub);
     }
+    dsm_key_free(c->key[0]);
+    dsm_key_free(c->key[1]);
     /* Nodes leave nothing behind: the directory must be empty. */
     assert_int_equal(rmdir(c->dir), 0);
     free(c);
@@ -513,6 +534,17 @@ void raw_handshake(struct raw *r, struct cluster *c, int as, int to)
     raw_put(r, &f);
     raw_expect(r, c, DSM__FRAME_READY, NULL);
     assert_int_equal(dsm_peer_state(c->nodes[to].node, as), DSM_PEER_UP);
+}
+
+void write_file(const char *path, const char *text, unsigned int mode)
+{
+    size_t bytes = strlen(text);
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, bytes), bytes);
+    assert_int_equal(fchmod(fd, mode), 0);
+    close(fd);
 }
 
 int nr_open_fds(void)

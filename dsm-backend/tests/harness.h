@@ -50,12 +50,14 @@ struct cluster {
     struct dsm_config config; /* of every node but for self */
     struct dsm__options options;
     struct dsm__hub *hub;
+    struct dsm_key *key[2]; /* of TLS, and another */
     struct tnode nodes[DSM_MAX_NODES];
 };
 
 enum wiring {
     WIRE_UNIX,
     WIRE_TCP,
+    WIRE_TLS,
     WIRE_LOOPBACK,
 };
 
@@ -126,6 +128,9 @@ struct dsm__frame frame_of(enum dsm__frame_type type);
 void raw_handshake(struct raw *r, struct cluster *c, int as, int to);
 
 int nr_open_fds(void);
+
+/* Make @path a file of @mode with @text in it. */
+void write_file(const char *path, const char *text, unsigned int mode);
 
 /* Reproducible randomness; DSM_TEST_SEED sets the seed, which is printed. */
 struct rng {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -10,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -220,6 +222,23 @@ static int free_port(void)
     return ntohs(sa.sin_port);
 }
 
+static struct dsm_key *new_key(const struct machine *m)
+{
+    static const char text[] = "000102030405060708090a0b0c0d0e0f\n";
+    char path[96], reason[DSM_REASON_BYTES];
+    struct dsm_key *key;
+    int fd;
+
+    snprintf(path, sizeof(path), "%s/key", m->dir);
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    CHECK(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text),
+          "%s: %s", path, strerror(errno));
+    close(fd);
+    CHECK(dsm_key_load(path, &key, reason) == 0, "%s", reason);
+    CHECK(unlink(path) == 0, "%s", strerror(errno));
+    return key;
+}
+
 void machine_describe(struct machine *m)
 {
     const char *seed = getenv("DSM_TEST_SEED");
@@ -227,11 +246,15 @@ void machine_describe(struct machine *m)
     m->seed = seed ? strtoull(seed, NULL, 0) : machine_now_ns();
     if (m->name) {
         printf("%s: %d nodes by %s, DSM_TEST_SEED=%llu\n", m->name, m->nr,
-               m->tcp ? "tcp" : "unix", (unsigned long long)m->seed);
+               m->tls ? "tls" : m->tcp ? "tcp" : "unix", (unsigned long long)m->seed);
         fflush(stdout);
     }
     snprintf(m->dir, sizeof(m->dir), "/tmp/dsm-test-XXXXXX");
     CHECK(mkdtemp(m->dir), "%s", strerror(errno));
+    if (m->tls) {
+        m->tcp = true;
+        m->config.key = new_key(m);
+    }
     for (int i = 0; i < m->nr; i++) {
         if (m->tcp) {
             snprintf(m->address[i], sizeof(m->address[i]), "tcp:127.0.0.1:%d",
@@ -316,6 +339,7 @@ void machine_finish(struct machine *m)
         }
     }
     munmap(m->board, sizeof(*m->board));
+    dsm_key_free(m->config.key);
     CHECK(rmdir(m->dir) == 0, "%s: %s", m->dir, strerror(errno));
 }
 

@@ -46,7 +46,7 @@ struct machine {
     /* Set by the test, before machine_run(). */
     const char *name; /* NULL: says nothing */
     int nr;
-    bool tcp;
+    bool tcp, tls; /* tls: by tcp, too */
     uint64_t region_bytes;
     bool ahead;
     struct dsm_config config; /* what is not set here */

@@ -180,7 +180,7 @@ static void run_cut(struct machine *m)
     m->seed ^= m->board->words[ROUND_SEED];
     for (uint64_t i = 0; i < steps + 3000; i++) {
         if (i == steps && m->self == 1) {
-            shutdown(m->node->pages->links[2].fd, SHUT_RDWR);
+            shutdown(m->node->pages->links[2].conn.fd, SHUT_RDWR);
         }
         CHECK(step(m, 0), "the home of the page is alive");
     }
@@ -196,7 +196,7 @@ static void run_cut(struct machine *m)
     machine_barrier(m);
 }
 
-static void kill_rounds(int rounds, int nr, bool tcp)
+static void kill_rounds(int rounds, int nr, bool tcp, bool tls)
 {
     uint64_t lost = 0;
 
@@ -209,6 +209,7 @@ static void kill_rounds(int rounds, int nr, bool tcp)
         m.name = "kill";
         m.nr = nr;
         m.tcp = tcp;
+        m.tls = tls;
         m.ahead = i % 2;
         m.region_bytes = PAGES * PAGE;
         m.run = run_kill;
@@ -242,9 +243,10 @@ int main(int argc, char **argv)
     int rounds = argc > 1 ? atoi(argv[1]) : 12;
 
     machine_need();
-    kill_rounds(rounds, 2, false);
-    kill_rounds(rounds, 3, false);
-    kill_rounds(rounds, 4, true);
+    kill_rounds(rounds, 2, false, false);
+    kill_rounds(rounds, 3, false, false);
+    kill_rounds(rounds, 4, true, false);
+    kill_rounds(rounds, 3, true, true);
     for (int i = 0; i < rounds; i++) {
         static struct machine m;
 
@@ -252,6 +254,7 @@ int main(int argc, char **argv)
         m.name = "cut";
         m.nr = 3;
         m.tcp = i % 2;
+        m.tls = i % 4 == 3;
         m.region_bytes = PAGES * PAGE;
         m.run = run_cut;
         machine_describe(&m);

@@ -122,11 +122,13 @@ static void test_all_to_all_cut(void **state)
 {
     all_to_all(WIRE_UNIX, 3, 5000);
     all_to_all(WIRE_TCP, 3, 5000);
+    all_to_all(WIRE_TLS, 3, 5000);
 }
 
 static void test_all_to_all_tcp(void **state)
 {
     all_to_all(WIRE_TCP, 6, 0);
+    all_to_all(WIRE_TLS, 6, 0);
 }
 
 static void test_all_to_all_loopback(void **state)
@@ -308,6 +310,7 @@ static void test_back_pressure(void **state)
     back_pressure(WIRE_UNIX, 64);
     back_pressure(WIRE_UNIX, 1);
     back_pressure(WIRE_TCP, 2);
+    back_pressure(WIRE_TLS, 2);
     back_pressure(WIRE_UNIX, 3);
     back_pressure(WIRE_UNIX, 7);
 }

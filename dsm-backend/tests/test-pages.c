@@ -345,11 +345,12 @@ static const struct {
     const char *name;
     void (*run)(struct machine *m);
     int nr;
-    bool tcp, ahead, spin;
+    bool tcp, tls, ahead, spin;
     uint64_t pages;
 } tests[] = {
     { "round", run_round, 2, .pages = 16 },
     { "round", run_round, 3, .tcp = true, .pages = 16 },
+    { "round", run_round, 3, .tls = true, .pages = 16 },
     { "grant", run_grant, 2, .pages = 16 },
     { "coalesce", run_coalesce, 2, .pages = 16 },
     { "kernel", run_kernel, 2, .pages = 16 },
@@ -359,14 +360,17 @@ static const struct {
     { "first-touch-race", run_first_touch_race, 3, .tcp = true, .pages = 2048 },
     { "pingpong", run_pingpong, 2, .pages = 16 },
     { "pingpong", run_pingpong, 4, .tcp = true, .pages = 16 },
+    { "pingpong", run_pingpong, 3, .tls = true, .pages = 16 },
     { "ahead", run_ahead, 2, .ahead = true, .pages = 2048 },
     { "ahead", run_ahead, 3, .tcp = true, .ahead = true, .pages = 512 },
     { "ahead", run_ahead, 2, .tcp = true, .ahead = true, .pages = 4096 },
+    { "ahead", run_ahead, 2, .tls = true, .ahead = true, .pages = 4096 },
     { "random", run_random, 2, .pages = 16 },
     { "random", run_random, 2, .spin = true, .pages = 16 },
     { "random", run_random, 3, .pages = 16 },
     { "random", run_random, 3, .tcp = true, .pages = 16 },
     { "random", run_random, 5, .tcp = true, .ahead = true, .pages = 16 },
+    { "random", run_random, 4, .tls = true, .ahead = true, .pages = 16 },
 };
 
 /* test-pages [NAME]: all, or those of one name. */
@@ -387,6 +391,7 @@ int main(int argc, char **argv)
         m.run = tests[i].run;
         m.nr = tests[i].nr;
         m.tcp = tests[i].tcp;
+        m.tls = tests[i].tls;
         m.ahead = tests[i].ahead;
         m.config.spin_us = tests[i].spin ? 20 : 0;
         /* Nothing is to depend on what a heartbeat sets going. */

@@ -39,6 +39,7 @@ extern "C" {
 #define DSM_HEAT_PAGES 64
 
 struct dsm_node;
+struct dsm_key;
 
 /** How the regions of a machine are kept coherent. */
 enum dsm_coherence {
@@ -79,7 +80,8 @@ struct dsm_node_desc {
     /*
      * Where it listens: "unix:PATH" (at most 107 bytes of path), or
      * "tcp:HOST:PORT" with a numeric HOST (IPv6 in brackets). TCP cannot pass
-     * memory, so it is -EINVAL with DSM_COHERENCE_SHARED.
+     * memory, so it is -EINVAL with DSM_COHERENCE_SHARED; without a key it is
+     * -ENOKEY unless HOST is a loopback address.
      */
     const char *address;
 };
@@ -91,6 +93,13 @@ struct dsm_config {
     uint16_t self;     /* index of this node in nodes[] */
     uint16_t nr_nodes; /* 1..DSM_MAX_NODES */
     const struct dsm_node_desc *nodes; /* copied by dsm_node_create() */
+
+    /*
+     * The key of the machine: all its TCP links are authenticated with it and
+     * encrypted. NULL: they are not. Belongs to the caller, who keeps it until
+     * the node is destroyed.
+     */
+    struct dsm_key *key;
 
     /* 0 means the default given here. */
     uint32_t credits[DSM_NR_CLASSES]; /* receive window in messages: 64 */
@@ -151,12 +160,37 @@ struct dsm_ops {
 };
 
 /**
+ * dsm_key_load() - read the key of a machine from a file.
+ * @ret_reason: on failure, what is wrong with the file, for people.
+ *
+ * The file has one line, 32 to 128 hexadecimal digits, alone or behind a name
+ * and a colon as psktool(1) writes it. It must be a regular file, belong to
+ * the effective user and be of no use to others (mode 0600 or stricter).
+ * Context: any thread.
+ * Return: 0; -EACCES its owner or mode; -EINVAL what is in it; errors of
+ * open(2) and read(2); -ENOMEM.
+ */
+int dsm_key_load(const char *path, struct dsm_key **ret_key,
+                 char ret_reason[DSM_REASON_BYTES]);
+
+/** dsm_key_free() - no node uses it any more. NULL is allowed. */
+void dsm_key_free(struct dsm_key *key);
+
+/**
+ * dsm_address_needs_key() - is it an address of TCP outside this host's
+ * loopback? False for what is no address.
+ * Context: any thread.
+ */
+bool dsm_address_needs_key(const char *address);
+
+/**
  * dsm_node_create() - make this process a node; allocates its region.
  * @opaque: handed to every callback.
  *
  * No peer is contacted yet. @config and @ops are copied.
  * DSM_COHERENCE_PAGES starts a thread, with all signals blocked.
- * Return: 0; -EINVAL the configuration contradicts itself; what
+ * Return: 0; -EINVAL the configuration contradicts itself; -ENOKEY a node's
+ * address needs a key; what
  * dsm_pages_available() says; -ENOMEM, -EMFILE, ... from the system.
  * Source: docs/libdsm.md.
  */
