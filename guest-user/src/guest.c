@@ -15,6 +15,7 @@
     X("chimera-image", image_main)    \
     X("lsnodes", lsnodes_main)        \
     X("chimera-migrate", migrate_main)\
+    X("chimera-pages", pages_main)    \
     X("chimera-seg", seg_main)        \
     X("chimera-ping", ping_main)
 

@@ -36,10 +36,27 @@ static ssize_t machine_uuid_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(machine_uuid);
 
+/* Where the own region lies in this node's physical memory. */
+static ssize_t ram_extents_show(struct device *dev,
+				struct device_attribute *attr, char *buf)
+{
+	ssize_t len = 0;
+
+	for (int i = 0; i < chimera->nr_extents; i++) {
+		const struct chimera_extent *e = &chimera->extent[i];
+
+		len += sysfs_emit_at(buf, len, "0x%llx 0x%llx 0x%llx\n",
+				     e->gpa, e->offset, e->len);
+	}
+	return len;
+}
+static DEVICE_ATTR_RO(ram_extents);
+
 static struct attribute *root_attrs[] = {
 	&dev_attr_self.attr,
 	&dev_attr_coherence.attr,
 	&dev_attr_machine_uuid.attr,
+	&dev_attr_ram_extents.attr,
 	NULL
 };
 ATTRIBUTE_GROUPS(root);
