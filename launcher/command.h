@@ -33,6 +33,7 @@ int builtin_migrate(char **args);
 int builtin_run(char **args);
 int builtin_stats(char **args);
 int builtin_status(char **args);
+int builtin_top(char **args);
 int builtin_up(char **args);
 int builtin_validate(char **args);
 int builtin_version(char **args);

@@ -30,6 +30,8 @@ enum ctl_type {
     CTL_EXEC = 5, /* "node=INDEX", then as AGENT_EXEC -> a session */
     CTL_CONSOLE = 6, /* u32 node, u32 bytes of its log -> CTL_DATA of
                         the log, CTL_STARTED, CTL_DATA both ways */
+    CTL_NAMES = 7, /* u32 node, then for each page u32 owner, u64 number: who
+                      on that node has them -> CTL_REPLY, see names.h */
 
     /* Answers. JSON comes in pieces, ended by an empty frame of its type. */
     CTL_REPLY = 16, /* JSON; last frame */

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "control.h"
 
+#include "collect.h"
 #include "control-proto.h"
 #include "frame.h"
+#include "names.h"
+#include "recorder.h"
 #include "util.h"
 
 #include <errno.h>
@@ -20,7 +23,6 @@ enum {
     /* A console is a wire: who does not keep up misses what passed. */
     CONSOLE_QUEUE_BYTES = 1 << 20,
     MAX_LOG_BYTES = 1 << 20,
-    STATS_TIMEOUT_MS = 2000,
     LAST_WORDS_MS = 1000,
 };
 
@@ -29,6 +31,7 @@ struct control {
     int listen_fd;
     guint listen_source;
     bool ephemeral;
+    struct recorder *recorder; /* NULL: nobody wants a recording */
     GPtrArray *clients; /* of struct client, owned by their connections */
     struct client *starter;
 };
@@ -41,7 +44,8 @@ struct client {
     bool console_behind; /* something was left out */
     struct agent_session *session; /* its own, NULL when over */
     struct node *session_node;
-    struct stats_request *stats;
+    struct collect *stats; /* under way, as the following */
+    struct names *names;
 };
 
 /* ---- sending ---- */
@@ -98,6 +102,15 @@ static void send_json(struct client *cl, uint16_t type, JsonNode *node)
         send_frame(cl, type, 0, text + at, MIN(len - at, AGENT_MAX_PAYLOAD));
     }
     send_frame(cl, type, 0, NULL, 0);
+}
+
+static void send_reply(struct client *cl, JsonNode *node)
+{
+    if (!cl->finished) {
+        send_json(cl, CTL_REPLY, node);
+        conn_finish(cl->conn);
+        cl->finished = true;
+    }
 }
 
 /* ---- sessions ---- */
@@ -335,132 +348,77 @@ static void console_frame(struct client *cl, const struct agent_frame *f,
     }
 }
 
-/* ---- status and stats ---- */
+/* ---- stats, names of pages ---- */
 
-struct stats_request {
-    struct client *client; /* NULL: answered, or it went away */
-    unsigned waiting; /* replies still to come; the last one frees */
-    guint timer;
-    unsigned n;
-    JsonNode **replies;
-    char **errors;
-};
-
-struct stats_reply {
-    struct stats_request *request;
-    unsigned index;
-};
-
-/* What is there goes out; what is missing is named. */
-static void stats_answer(struct stats_request *r)
+static void on_stats(JsonNode *stats, void *opaque)
 {
-    struct machine *m = r->client->control->machine;
-    g_autoptr(JsonBuilder) b = json_builder_new();
-    g_autoptr(JsonNode) root = NULL;
+    struct client *cl = opaque;
 
-    json_builder_begin_object(b);
-    json_builder_set_member_name(b, "name");
-    json_builder_add_string_value(b, m->config->name);
-    json_builder_set_member_name(b, "nodes");
-    json_builder_begin_array(b);
-    for (unsigned i = 0; i < r->n; i++) {
-        json_builder_begin_object(b);
-        json_builder_set_member_name(b, "index");
-        json_builder_add_int_value(b, i);
-        json_builder_set_member_name(b, "name");
-        json_builder_add_string_value(b, m->nodes[i].config->name);
-        json_builder_set_member_name(b, r->replies[i] ? "dsm" : "error");
-        if (r->replies[i]) {
-            json_builder_add_value(b, g_steal_pointer(&r->replies[i]));
-        } else {
-            json_builder_add_string_value(
-                b, r->errors[i] ? r->errors[i] : "its monitor does not answer");
-        }
-        json_builder_end_object(b);
-    }
-    json_builder_end_array(b);
-    json_builder_end_object(b);
-    root = json_builder_get_root(b);
-    send_json(r->client, CTL_REPLY, root);
-    conn_finish(r->client->conn);
-    r->client->finished = true;
-    r->client->stats = NULL;
-    r->client = NULL;
-}
-
-static void stats_progress(struct stats_request *r)
-{
-    if (r->client && r->waiting == 0) {
-        stats_answer(r);
-    }
-    if (r->waiting > 0) {
-        return;
-    }
-    if (r->timer) {
-        g_source_remove(r->timer);
-    }
-    for (unsigned i = 0; i < r->n; i++) {
-        g_clear_pointer(&r->replies[i], json_node_unref);
-        g_free(r->errors[i]);
-    }
-    g_free(r->replies);
-    g_free(r->errors);
-    g_free(r);
-}
-
-static void on_stats_reply(JsonNode *ret, const GError *error, void *opaque)
-{
-    g_autofree struct stats_reply *reply = opaque;
-    struct stats_request *r = reply->request;
-
-    if (ret) {
-        r->replies[reply->index] = json_node_copy(ret);
-    } else {
-        r->errors[reply->index] = g_strdup(error->message);
-    }
-    r->waiting--;
-    stats_progress(r);
-}
-
-static gboolean on_stats_timeout(gpointer opaque)
-{
-    struct stats_request *r = opaque;
-
-    r->timer = 0;
-    if (r->client) {
-        stats_answer(r);
-    }
-    return G_SOURCE_REMOVE;
+    cl->stats = NULL;
+    send_reply(cl, stats);
 }
 
 static void request_stats(struct client *cl)
 {
-    struct machine *m = cl->control->machine;
-    struct stats_request *r = g_new0(struct stats_request, 1);
+    cl->stats = collect_start(cl->control->machine, on_stats, cl);
+}
 
-    r->client = cl;
-    cl->stats = r;
-    r->n = m->nr_nodes;
-    r->replies = g_new0(JsonNode *, r->n);
-    r->errors = g_new0(char *, r->n);
-    r->timer = g_timeout_add(STATS_TIMEOUT_MS, on_stats_timeout, r);
-    for (unsigned i = 0; i < r->n; i++) {
-        struct node *n = &m->nodes[i];
+static void on_names(JsonNode *names, const char *why, void *opaque)
+{
+    struct client *cl = opaque;
 
-        if (n->qmp) {
-            struct stats_reply *reply = g_new(struct stats_reply, 1);
-
-            *reply = (struct stats_reply){ r, i };
-            r->waiting++;
-            qmp_execute(n->qmp, "query-dsm", true, on_stats_reply, reply);
-        } else {
-            r->errors[i] = g_strdup_printf("node is down: %s", n->reason);
-        }
+    cl->names = NULL;
+    if (names) {
+        send_reply(cl, names);
+    } else {
+        send_error(cl, "%s", why);
     }
-    stats_progress(r);
+}
+
+/* u32 node, then {u32 owner, u32 0, u64 page}... */
+static void request_names(struct client *cl, const uint8_t *data, gsize len)
+{
+    struct page_id pages[NAMES_MAX_PAGES];
+    unsigned nr = (unsigned)((len - 4) / NAMES_WIRE_BYTES);
+    struct node *n;
+
+    if (len < 4 + NAMES_WIRE_BYTES || (len - 4) % NAMES_WIRE_BYTES ||
+        nr > NAMES_MAX_PAGES) {
+        send_error(cl, "malformed request");
+        return;
+    }
+    for (unsigned i = 0; i < nr; i++) {
+        const uint8_t *at = data + 4 + i * NAMES_WIRE_BYTES;
+
+        pages[i] = (struct page_id){
+            .owner = frame_u32(at),
+            .page = frame_u32(at + 4) | (uint64_t)frame_u32(at + 8) << 32,
+        };
+    }
+    n = find_node(cl, frame_u32(data));
+    if (n) {
+        cl->names = names_ask(n, pages, nr, on_names, cl);
+    }
 }
 
 /* ---- requests ---- */
+
+void control_stop(struct control *c, bool at_once)
+{
+    struct machine *m = c->machine;
+
+    /* Asked before the nodes end, so they still answer. */
+    if (c->recorder && m->state == MACHINE_RUNNING) {
+        recorder_last(c->recorder);
+    }
+    /* What is not up yet has nothing to save. */
+    machine_stop(m, at_once || m->state == MACHINE_BOOTING);
+}
+
+void control_record(struct control *c, struct recorder *recorder)
+{
+    c->recorder = recorder;
+}
 
 static void request_down(struct client *cl, const uint8_t *data, gsize len)
 {
@@ -471,8 +429,7 @@ static void request_down(struct client *cl, const uint8_t *data, gsize len)
         return;
     }
     machine_log(m, "asked to stop%s", frame_u32(data) ? " at once" : "");
-    /* What is not up yet has nothing to save. */
-    machine_stop(m, frame_u32(data) == 1 || m->state == MACHINE_BOOTING);
+    control_stop(cl->control, frame_u32(data) == 1);
 }
 
 static void request(struct client *cl, const struct agent_frame *f,
@@ -482,13 +439,14 @@ static void request(struct client *cl, const struct agent_frame *f,
     case CTL_STATUS: {
         g_autoptr(JsonNode) status = machine_status(cl->control->machine);
 
-        send_json(cl, CTL_REPLY, status);
-        conn_finish(cl->conn);
-        cl->finished = true;
+        send_reply(cl, status);
         return;
     }
     case CTL_STATS:
         request_stats(cl);
+        return;
+    case CTL_NAMES:
+        request_names(cl, payload, f->len);
         return;
     case CTL_DOWN:
         request_down(cl, payload, f->len);
@@ -565,7 +523,10 @@ static void client_drop(struct client *cl)
         agent_session_abandon(cl->session);
     }
     if (cl->stats) {
-        cl->stats->client = NULL;
+        collect_cancel(cl->stats);
+    }
+    if (cl->names) {
+        names_cancel(cl->names);
     }
     g_ptr_array_remove_fast(c->clients, cl);
     conn_free(cl->conn);
@@ -586,7 +547,7 @@ static void on_client_closed(struct conn *conn, const GError *error,
     client_drop(cl);
     if (starter && (c->ephemeral || m->state == MACHINE_BOOTING)) {
         machine_log(m, "the command that started the machine is gone");
-        machine_stop(m, m->state == MACHINE_BOOTING);
+        control_stop(c, false);
     }
 }
 
@@ -656,6 +617,9 @@ static void on_ready(struct machine *m)
     struct control *c = m->opaque;
     g_autoptr(JsonNode) status = machine_status(m);
 
+    if (c->recorder) {
+        recorder_begin(c->recorder);
+    }
     if (c->starter) {
         send_json(c->starter, CTL_READY, status);
     }

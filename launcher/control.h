@@ -18,6 +18,13 @@ struct control *control_new(struct machine *m, int lifeline_fd, bool ephemeral);
 /* Listens on RUN/control.sock. */
 bool control_listen(struct control *c, GError **error);
 
+/* The machine is recorded from the moment when it is up. */
+struct recorder;
+void control_record(struct control *c, struct recorder *recorder);
+
+/* As machine_stop(), after a last look at its counters. */
+void control_stop(struct control *c, bool at_once);
+
 /* Tells everybody that is still connected: all is gone, or @error_text. */
 void control_finish(struct control *c, const char *error_text);
 

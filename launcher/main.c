@@ -24,6 +24,7 @@ const struct command commands[] = {
       "  -n, --no-stdin     PROG reads end of file\n"
       "  -q, --quiet        no progress\n"
       "  --logs DIR         keep the logs of consoles and QEMUs in DIR\n"
+      "  --record FILE      write the counters down each second; for report\n"
       "  --timings          say on stderr where the time went\n"
       "  --echo-floor       an echo process on node 0's fabric, to measure" },
     { "up", "boot a machine and leave it running", builtin_up,
@@ -32,6 +33,7 @@ const struct command commands[] = {
       "  --name NAME        another name for the machine\n"
       "  -q, --quiet        no progress\n"
       "  --logs DIR         keep the logs of consoles and QEMUs in DIR\n"
+      "  --record FILE      write the counters down each second; for report\n"
       "  --json             print the machine's status when it is up" },
     { "down", "shut machines down", builtin_down,
       "[OPTION...] [MACHINE|CONF]...\n\n"
@@ -68,6 +70,12 @@ const struct command commands[] = {
       "  --syntax           look at the files only, not at this host" },
     { "stats", "show the counters of the links between nodes", builtin_stats,
       "[--json] [MACHINE|CONF]" },
+    { "top", "show what the nodes wait for, again and again", builtin_top,
+      "[OPTION...] [MACHINE|CONF]\n\n"
+      "  -d, --delay SECONDS  between two rounds (default: 1)\n"
+      "  -n, --count COUNT    end after so many rounds\n"
+      "  -b, --batch          plain text, one round after the other\n\n"
+      "q quits." },
     { "bench", "run a benchmark", builtin_bench,
       "[NAME [ARG...]]\n\nWithout NAME: lists them." },
     { "help", "show the commands or one of them", builtin_help, "[COMMAND]" },

@@ -49,12 +49,15 @@ struct launch *start_machine(const struct machine_config *config,
 {
     g_autofree char *logs =
         o->logs ? g_canonicalize_filename(o->logs, NULL) : NULL;
+    g_autofree char *record =
+        o->record ? g_canonicalize_filename(o->record, NULL) : NULL;
     const struct supervisor_options options = {
         .config = config,
         .accels = accels,
         .ephemeral = ephemeral,
         .echo_floor = o->echo_floor,
         .logs_dir = logs,
+        .record = record,
     };
 
     return launch_start(&options, o->quiet, ret_signal, error);

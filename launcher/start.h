@@ -7,7 +7,7 @@
 #include "options.h"
 
 struct start_options {
-    char *share, *name, *logs;
+    char *share, *name, *logs, *record;
     bool quiet, echo_floor;
 };
 
@@ -16,6 +16,7 @@ struct start_options {
     { "share", 0, OPTION_STRING, &(s).share },   \
         { "name", 0, OPTION_STRING, &(s).name }, \
         { "logs", 0, OPTION_STRING, &(s).logs }, \
+        { "record", 0, OPTION_STRING, &(s).record }, \
     {                                            \
         "quiet", 'q', OPTION_FLAG, &(s).quiet    \
     }

@@ -4,6 +4,7 @@
 #include "control.h"
 #include "guard.h"
 #include "machine.h"
+#include "recorder.h"
 #include "rundir.h"
 #include "util.h"
 
@@ -26,7 +27,7 @@ static gboolean on_signal(int fd, GIOCondition cond, gpointer opaque)
 
     if (read(fd, &info, sizeof(info)) == sizeof(info)) {
         machine_log(m, "got signal %u", info.ssi_signo);
-        machine_stop(m, m->state == MACHINE_BOOTING);
+        control_stop(m->opaque, false);
     }
     return G_SOURCE_CONTINUE;
 }
@@ -128,6 +129,7 @@ static G_NORETURN void supervisor_main(const struct supervisor_options *o,
         .uuid = g_uuid_string_random(),
     };
     struct control *control = NULL;
+    struct recorder *recorder = NULL;
     int guard_lifeline = fcntl(lifeline_fd, F_DUPFD_CLOEXEC, 3);
 
     detach(lifeline_fd);
@@ -140,7 +142,12 @@ static G_NORETURN void supervisor_main(const struct supervisor_options *o,
     if (m.guard && (!o->logs_dir || link_logs(m.rd, o->logs_dir,
                                               o->config->nodes->len, &error))) {
         redirect_output(m.rd);
-        if (control_listen(control, &error) && machine_start(&m, &error) &&
+        if (o->record) {
+            recorder = recorder_new(&m, o->record, &error);
+            control_record(control, recorder);
+        }
+        if (!error && control_listen(control, &error) &&
+            machine_start(&m, &error) &&
             write_machine_json(&m, &error)) {
             g_main_loop_run(m.loop);
         }
@@ -150,6 +157,7 @@ static G_NORETURN void supervisor_main(const struct supervisor_options *o,
     }
     m.state = MACHINE_STOPPING;
     machine_clear(&m);
+    recorder_free(recorder);
     if (m.guard) {
         guard_finish(m.guard);
     } else if (m.rd) {

@@ -18,6 +18,7 @@ struct supervisor_options {
     bool ephemeral; /* ends with the command that started it (run) */
     bool echo_floor; /* see machine.h */
     const char *logs_dir; /* where log files stay; NULL: with the rest */
+    const char *record; /* file of the recording; NULL: there is none */
 };
 
 /*

@@ -28,7 +28,7 @@ void table_add(struct table *t, char *text)
     g_ptr_array_add(t->cells, text);
 }
 
-void table_print(struct table *t, const char *indent)
+void table_format(struct table *t, const char *indent, GString *out)
 {
     g_autofree size_t *width = g_new0(size_t, t->columns);
 
@@ -45,10 +45,18 @@ void table_print(struct table *t, const char *indent)
                 line, *t->heads[c] == '>' ? "%s%*s" : "%s%-*s", c ? "  " : "",
                 (int)width[c], (char *)t->cells->pdata[i + c]);
         }
-        printf("%s\n", g_strchomp(line->str));
+        g_string_append_printf(out, "%s\n", g_strchomp(line->str));
     }
     g_ptr_array_unref(t->cells);
     g_free(t);
+}
+
+void table_print(struct table *t, const char *indent)
+{
+    g_autoptr(GString) out = g_string_new(NULL);
+
+    table_format(t, indent, out);
+    fputs(out->str, stdout);
 }
 
 char *cell_number(gint64 v)

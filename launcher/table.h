@@ -11,6 +11,8 @@ struct table;
 struct table *table_new(const char *const *heads);
 /* One cell, row by row; takes over @text. */
 void table_add(struct table *t, char *text);
+/* Every line after @indent and ended by a newline; frees the table. */
+void table_format(struct table *t, const char *indent, GString *out);
 /* To stdout, every line after @indent; frees the table. */
 void table_print(struct table *t, const char *indent);
 
