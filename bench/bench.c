@@ -3,12 +3,18 @@
 #define _GNU_SOURCE
 #include "bench.h"
 
+#include <errno.h>
 #include <gio/gio.h>
+#include <gio/gunixinputstream.h>
+#include <gio/gunixoutputstream.h>
 #include <json-glib/json-glib.h>
 #include <math.h>
+#include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -270,12 +276,27 @@ static void emit_markdown(const struct bench_figure *figure, double value,
            bench_quantile(figure->samples, 1));
 }
 
+static double median_of_ratios(const struct bench_figure *figure)
+{
+    g_autoptr(GArray) ratios = g_array_new(FALSE, FALSE, sizeof(double));
+
+    g_assert(figure->samples->len == figure->reference_samples->len);
+    for (guint i = 0; i < figure->samples->len; i++) {
+        double ratio = g_array_index(figure->samples, double, i) /
+                       g_array_index(figure->reference_samples, double, i);
+
+        g_array_append_val(ratios, ratio);
+    }
+    return bench_median(ratios);
+}
+
 void bench_emit(const struct bench_options *options,
                 const struct bench_figure *figure)
 {
     double value = bench_median(figure->samples);
     double reference = bench_median(figure->reference_samples);
-    double ratio = value / reference;
+    double ratio = figure->paired ? median_of_ratios(figure)
+                                  : value / reference;
 
     if (options->json) {
         emit_json(figure, value, reference, ratio);
@@ -386,6 +407,136 @@ char *bench_run(const char *const *argv, int timeout_s, double *ret_seconds,
     g_main_loop_unref(run.loop);
     g_object_unref(run.process);
     return output;
+}
+
+struct bench_dialogue {
+    GSubprocess *process;
+    char *name;
+    int in, out;    /* the program's, of @process */
+    GString *text;  /* read and not yet looked at */
+};
+
+/* A QEMU does not end when its console does. */
+static void end_with_parent(gpointer data)
+{
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+}
+
+struct bench_dialogue *bench_dialogue_start(const char *const *argv,
+                                            GError **error)
+{
+    g_autoptr(GSubprocessLauncher) launcher = g_subprocess_launcher_new(
+        G_SUBPROCESS_FLAGS_STDIN_PIPE | G_SUBPROCESS_FLAGS_STDOUT_PIPE);
+    GSubprocess *process;
+    struct bench_dialogue *d;
+
+    g_subprocess_launcher_set_child_setup(launcher, end_with_parent, NULL,
+                                          NULL);
+    process = g_subprocess_launcher_spawnv(launcher, argv, error);
+    if (!process) {
+        return NULL;
+    }
+    signal(SIGPIPE, SIG_IGN);   /* an error of the write instead */
+    d = g_new0(struct bench_dialogue, 1);
+    d->process = process;
+    d->name = g_strdup(argv[0]);
+    d->in = g_unix_output_stream_get_fd(
+        G_UNIX_OUTPUT_STREAM(g_subprocess_get_stdin_pipe(process)));
+    d->out = g_unix_input_stream_get_fd(
+        G_UNIX_INPUT_STREAM(g_subprocess_get_stdout_pipe(process)));
+    d->text = g_string_new(NULL);
+    return d;
+}
+
+/* The next line of output that is here already, or NULL. */
+static char *next_line(struct bench_dialogue *d)
+{
+    char *end = strchr(d->text->str, '\n');
+    char *line;
+
+    if (!end) {
+        return NULL;
+    }
+    line = g_strndup(d->text->str, end - d->text->str);
+    g_string_erase(d->text, 0, end - d->text->str + 1);
+    return g_strchomp(line);
+}
+
+char *bench_dialogue_ask(struct bench_dialogue *d, const char *line,
+                         const char *prefix, int timeout_s, GError **error)
+{
+    gint64 until = g_get_monotonic_time() + timeout_s * G_USEC_PER_SEC;
+    g_autofree char *last = g_strdup("");
+
+    if (line) {
+        g_autofree char *out = g_strconcat(line, "\n", NULL);
+
+        if (write(d->in, out, strlen(out)) != (ssize_t)strlen(out)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_BROKEN_PIPE,
+                        "%s: does not read its input", d->name);
+            return NULL;
+        }
+    }
+    for (;;) {
+        struct pollfd pfd = { .fd = d->out, .events = POLLIN };
+        gint64 left_ms = (until - g_get_monotonic_time()) / 1000;
+        char buffer[4096];
+        char *answer;
+        ssize_t n;
+
+        while ((answer = next_line(d))) {
+            if (g_str_has_prefix(answer, prefix)) {
+                return answer;
+            }
+            g_free(last);
+            last = answer;
+        }
+        if (left_ms <= 0 || poll(&pfd, 1, left_ms) == 0) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_TIMED_OUT,
+                        "%s: no line '%s...' within %d s; the last one was "
+                        "'%s'", d->name, prefix, timeout_s, last);
+            return NULL;
+        }
+        n = read(d->out, buffer, sizeof(buffer));
+        if (n == 0 || (n < 0 && errno != EINTR)) {
+            g_set_error(error, G_IO_ERROR, G_IO_ERROR_CLOSED,
+                        "%s: ended without a line '%s...'; the last one was "
+                        "'%s'", d->name, prefix, last);
+            return NULL;
+        }
+        if (n > 0) {
+            g_string_append_len(d->text, buffer, n);
+        }
+    }
+}
+
+static gboolean dialogue_timed_out(gpointer data)
+{
+    g_subprocess_force_exit(data);
+    return G_SOURCE_REMOVE;
+}
+
+static void dialogue_done(GObject *source, GAsyncResult *result, gpointer data)
+{
+    g_subprocess_wait_finish(G_SUBPROCESS(source), result, NULL);
+    g_main_loop_quit(data);
+}
+
+void bench_dialogue_end(struct bench_dialogue *d, int timeout_s)
+{
+    g_autoptr(GMainLoop) loop = g_main_loop_new(NULL, FALSE);
+    g_autoptr(GSource) timer = g_timeout_source_new_seconds(timeout_s);
+
+    g_output_stream_close(g_subprocess_get_stdin_pipe(d->process), NULL, NULL);
+    g_source_set_callback(timer, dialogue_timed_out, d->process, NULL);
+    g_source_attach(timer, NULL);
+    g_subprocess_wait_async(d->process, NULL, dialogue_done, loop);
+    g_main_loop_run(loop);
+    g_source_destroy(timer);
+    g_object_unref(d->process);
+    g_string_free(d->text, TRUE);
+    g_free(d->name);
+    g_free(d);
 }
 
 char **bench_stock_argv(const char *isa, int cpus, const char *memory,

@@ -32,6 +32,11 @@ struct bench_figure {
      */
     double goal;
     gboolean bigger_is_better;
+    /*
+     * Sample i of both series was measured at one time: the ratio is the
+     * median of theirs, which a host that changes its speed does not move.
+     */
+    gboolean paired;
 };
 
 /** Options that every benchmark takes. */
@@ -78,6 +83,32 @@ const char *bench_prefix(void);
  */
 char *bench_run(const char *const *argv, int timeout_s, double *ret_seconds,
                 GError **error);
+
+/** A program that answers lines with lines, as long as it is asked. */
+struct bench_dialogue;
+
+/**
+ * bench_dialogue_start() - start @argv, its standard input and output ours.
+ * Return: to be ended with bench_dialogue_end(); NULL with @error set.
+ */
+struct bench_dialogue *bench_dialogue_start(const char *const *argv,
+                                            GError **error);
+
+/**
+ * bench_dialogue_ask() - send @line (NULL: nothing) and wait for the next line
+ * of output that begins with @prefix; other lines are skipped.
+ * @timeout_s: after it, and when the program ends, @error is set to a message
+ * with the last of its output.
+ * Return: that line without its end, to be freed with g_free(); or NULL.
+ */
+char *bench_dialogue_ask(struct bench_dialogue *d, const char *line,
+                         const char *prefix, int timeout_s, GError **error);
+
+/**
+ * bench_dialogue_end() - close the program's input, wait @timeout_s for its
+ * end, then kill it.
+ */
+void bench_dialogue_end(struct bench_dialogue *d, int timeout_s);
 
 /**
  * bench_stock_argv() - a QEMU of the same build as a plain machine: the same

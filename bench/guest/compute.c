@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Kernels that a node is timed with. Prints one line a kernel:
+ * Kernels that a node is timed with. Does a round of each kernel whose name it
+ * reads, a name a line, and prints
  *   compute NAME SECONDS CHECKSUM
  * The same source runs in a node and in a stock machine; the checksum tells
- * that they did the same work. Arrays are filled before the clock starts, as
- * STREAM and CoreMark do; what that costs is a line of its own.
+ * that they did the same work. Arrays are filled before the first round, and
+ * before the clock starts, as STREAM and CoreMark do; what that costs is a
+ * kernel of its own.
  *
  *   touch    the first writes to fresh memory, a page at a time
  *   integer  list walking, matrix product, a state machine, CRC: branches and
@@ -15,6 +17,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -25,6 +28,10 @@
 #define PAGE_BYTES 4096
 #define TRIAD_ELEMENTS (4u << 20)
 #define CHASE_ENTRIES (8u << 20)
+/* What is done in a round. */
+#define INTEGER_REPEATS 4000
+#define TRIAD_REPEATS 2
+#define CHASE_STEPS 2000003
 
 static double now_s(void)
 {
@@ -140,34 +147,30 @@ static uint32_t scan_numbers(const char *text, size_t len)
     return count[0] + 3 * count[1] + 7 * count[2] + 11 * count[3];
 }
 
-/* Each kernel: how often to do it; the seconds it took; a checksum. */
-static uint32_t touch_kernel(uint32_t times, double *ret_seconds)
+/* Each kernel: one round; the seconds it took; a checksum. */
+static uint32_t touch_kernel(double *ret_seconds)
 {
-    uint32_t sum = 0;
+    char *memory = mmap(NULL, TOUCH_BYTES, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint32_t sum;
+    double start;
 
-    *ret_seconds = 0;
-    while (times--) {
-        char *memory = mmap(NULL, TOUCH_BYTES, PROT_READ | PROT_WRITE,
-                            MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        double start;
-
-        if (memory == MAP_FAILED) {
-            perror("compute: mmap");
-            exit(1);
-        }
-        madvise(memory, TOUCH_BYTES, MADV_NOHUGEPAGE);
-        start = now_s();
-        for (size_t i = 0; i < TOUCH_BYTES; i += PAGE_BYTES) {
-            memory[i] = i / PAGE_BYTES;
-        }
-        *ret_seconds += now_s() - start;
-        sum += memory[TOUCH_BYTES / 2 + PAGE_BYTES];
-        munmap(memory, TOUCH_BYTES);
+    if (memory == MAP_FAILED) {
+        perror("compute: mmap");
+        exit(1);
     }
+    madvise(memory, TOUCH_BYTES, MADV_NOHUGEPAGE);
+    start = now_s();
+    for (size_t i = 0; i < TOUCH_BYTES; i += PAGE_BYTES) {
+        memory[i] = i / PAGE_BYTES;
+    }
+    *ret_seconds = now_s() - start;
+    sum = memory[TOUCH_BYTES / 2 + PAGE_BYTES];
+    munmap(memory, TOUCH_BYTES);
     return sum;
 }
 
-static uint32_t integer_kernel(uint32_t rounds, double *ret_seconds)
+static uint32_t integer_kernel(double *ret_seconds)
 {
     static struct list nodes[LIST_NODES];
     static int32_t a[MATRIX][MATRIX], b[MATRIX][MATRIX];
@@ -187,12 +190,12 @@ static uint32_t integer_kernel(uint32_t rounds, double *ret_seconds)
         text[i] = alphabet[xorshift32(&seed) % 16];
     }
     start = now_s();
-    for (uint32_t round = 0; round < rounds; round++) {
-        uint32_t part = walk_list(nodes, round) + multiply(a, b) +
+    for (uint32_t i = 0; i < INTEGER_REPEATS; i++) {
+        uint32_t part = walk_list(nodes, i) + multiply(a, b) +
                         scan_numbers(text, sizeof(text));
 
-        a[round % MATRIX][(round / MATRIX) % MATRIX] = part % 1000;
-        text[round % TEXT_BYTES] = alphabet[part % 16];
+        a[i % MATRIX][(i / MATRIX) % MATRIX] = part % 1000;
+        text[i % TEXT_BYTES] = alphabet[part % 16];
         result = crc16(&part, sizeof(part), result) +
                  crc16(text, 256, result);
     }
@@ -200,77 +203,96 @@ static uint32_t integer_kernel(uint32_t rounds, double *ret_seconds)
     return result;
 }
 
-static uint32_t triad_kernel(uint32_t rounds, double *ret_seconds)
+static uint32_t triad_kernel(double *ret_seconds)
 {
-    size_t bytes = TRIAD_ELEMENTS * sizeof(uint64_t);
-    uint64_t *a = allocate(bytes), *b = allocate(bytes), *c = allocate(bytes);
+    static uint64_t *a, *b, *c;
+    static uint32_t round;
     uint64_t sum = 0;
     double start;
 
-    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
-        a[i] = 0;
-        b[i] = i;
-        c[i] = i * 3;
+    if (!a) {
+        a = allocate(TRIAD_ELEMENTS * sizeof(*a));
+        b = allocate(TRIAD_ELEMENTS * sizeof(*b));
+        c = allocate(TRIAD_ELEMENTS * sizeof(*c));
+        for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
+            a[i] = 0;
+            b[i] = i;
+            c[i] = i * 3;
+        }
     }
     start = now_s();
-    for (uint32_t round = 0; round < rounds; round++) {
+    for (int repeat = 0; repeat < TRIAD_REPEATS; repeat++, round++) {
         for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
             a[i] = b[i] + 3 * c[i];
         }
-        b[round] = a[TRIAD_ELEMENTS - 1 - round];
+        b[round % TRIAD_ELEMENTS] = a[TRIAD_ELEMENTS - 1 - round %
+                                      TRIAD_ELEMENTS];
     }
     *ret_seconds = now_s() - start;
-    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
+    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i += PAGE_BYTES / sizeof(*a)) {
         sum += a[i];
     }
-    free(a);
-    free(b);
-    free(c);
     return sum;
 }
 
-static uint32_t chase_kernel(uint32_t steps, double *ret_seconds)
+static uint32_t chase_kernel(double *ret_seconds)
 {
-    uint32_t *next = allocate(CHASE_ENTRIES * sizeof(*next));
-    uint32_t seed = 7, at = 0;
+    static uint32_t *next, at;
     double start;
 
-    for (uint32_t i = 0; i < CHASE_ENTRIES; i++) {
-        next[i] = i;
-    }
-    /* Sattolo: one cycle through all entries */
-    for (uint32_t i = CHASE_ENTRIES - 1; i > 0; i--) {
-        uint32_t j = xorshift32(&seed) % i, swap = next[i];
+    if (!next) {
+        uint32_t seed = 7;
 
-        next[i] = next[j];
-        next[j] = swap;
+        next = allocate(CHASE_ENTRIES * sizeof(*next));
+        for (uint32_t i = 0; i < CHASE_ENTRIES; i++) {
+            next[i] = i;
+        }
+        /* Sattolo: one cycle through all entries */
+        for (uint32_t i = CHASE_ENTRIES - 1; i > 0; i--) {
+            uint32_t j = xorshift32(&seed) % i, swap = next[i];
+
+            next[i] = next[j];
+            next[j] = swap;
+        }
     }
     start = now_s();
-    for (uint32_t i = 0; i < steps; i++) {
+    for (uint32_t i = 0; i < CHASE_STEPS; i++) {
         at = next[at];
     }
     *ret_seconds = now_s() - start;
-    free(next);
     return at;
 }
 
-int main(int argc, char **argv)
+int main(void)
 {
     static const struct {
         const char *name;
-        uint32_t (*run)(uint32_t amount, double *ret_seconds);
-        uint32_t amount;
+        uint32_t (*run)(double *ret_seconds);
     } kernels[] = {
-        { "touch", touch_kernel, 1 },
-        { "integer", integer_kernel, 20000 },
-        { "triad", triad_kernel, 40 },
-        { "chase", chase_kernel, 10000019 },
+        { "touch", touch_kernel },
+        { "integer", integer_kernel },
+        { "triad", triad_kernel },
+        { "chase", chase_kernel },
     };
-    uint32_t scale = argc > 1 ? strtoul(argv[1], NULL, 10) : 1;
+    char line[32];
 
-    for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]); i++) {
+    puts("compute ready");
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin)) {
+        size_t i = 0;
+
+        line[strcspn(line, "\r\n")] = '\0';
+        while (i < sizeof(kernels) / sizeof(kernels[0]) &&
+               strcmp(line, kernels[i].name)) {
+            i++;
+        }
+        if (i == sizeof(kernels) / sizeof(kernels[0])) {
+            fprintf(stderr, "compute: no kernel '%s'\n", line);
+            return 2;
+        }
+
         double seconds;
-        uint32_t checksum = kernels[i].run(kernels[i].amount * scale, &seconds);
+        uint32_t checksum = kernels[i].run(&seconds);
 
         printf("compute %s %.6f %08x\n", kernels[i].name, seconds, checksum);
         fflush(stdout);
