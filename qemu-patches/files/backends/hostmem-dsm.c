@@ -65,8 +65,10 @@ struct HostMemoryBackendDsm {
     uint32_t peer_timeout_ms;
     uint32_t poll_max_ns;
     bool prefetch;
+    char *key_file;
 
     DsmMachine machine;
+    struct dsm_key *key;
     struct dsm_node *node;
     DsmCollapser *collapser;
     const DsmClientOps *client;
@@ -379,6 +381,12 @@ static bool dsm_backend_check_node(HostMemoryBackendDsm *m, unsigned i,
                    "tcp:HOST:PORT", i, opt->address);
         return false;
     }
+    if (!m->key_file && dsm_address_needs_key(opt->address)) {
+        error_setg(errp, "nodes.%u.address '%s' is not on this host's "
+                   "loopback: links to it must be authenticated and "
+                   "encrypted, which needs key-file", i, opt->address);
+        return false;
+    }
     pstrcpy(desc->name, sizeof(desc->name), opt->name);
     desc->cpus = opt->cpus;
     desc->ram_bytes = opt->size;
@@ -453,6 +461,17 @@ static bool dsm_backend_check_machine(HostMemoryBackendDsm *m, Error **errp)
     return true;
 }
 
+static bool dsm_backend_load_key(HostMemoryBackendDsm *m, Error **errp)
+{
+    char reason[DSM_REASON_BYTES];
+
+    if (m->key_file && dsm_key_load(m->key_file, &m->key, reason) < 0) {
+        error_setg(errp, "key-file '%s': %s", m->key_file, reason);
+        return false;
+    }
+    return true;
+}
+
 static bool dsm_backend_create_node(HostMemoryBackendDsm *m, Error **errp)
 {
     const DsmMachine *machine = &m->machine;
@@ -461,6 +480,7 @@ static bool dsm_backend_create_node(HostMemoryBackendDsm *m, Error **errp)
         .self = machine->self,
         .nr_nodes = machine->nr_nodes,
         .nodes = machine->node,
+        .key = m->key,
         .connect_retry_ms = m->connect_retry_ms,
         .heartbeat_ms = m->heartbeat_ms,
         .peer_timeout_ms = m->peer_timeout_ms,
@@ -565,6 +585,7 @@ static bool dsm_backend_setup(HostMemoryBackendDsm *m, Error **errp)
 
     if (!dsm_backend_check_host(MEMORY_BACKEND(m), errp) ||
         !dsm_backend_check_machine(m, errp) ||
+        !dsm_backend_load_key(m, errp) ||
         !dsm_backend_create_node(m, errp) ||
         (m->coherence == DSM_COHERENCE_MODE_DSM &&
          !dsm_pages_start(&m->machine, errp)) ||
@@ -637,7 +658,9 @@ static void dsm_backend_finalize(Object *obj)
         ram_block_discard_disable(false);
     }
     migrate_del_blocker(&m->migration_blocker);
+    dsm_key_free(m->key);
     qapi_free_DsmNodeOptionsList(m->nodes);
+    g_free(m->key_file);
     g_free(m->machine_uuid);
     g_free(m->rejected_reason);
 }
@@ -858,6 +881,22 @@ static void dsm_backend_set_machine_uuid(Object *obj, const char *value,
 }
 
 static int dsm_backend_get_coherence(Object *obj, Error **errp)
+static char *dsm_backend_get_key_file(Object *obj, Error **errp)
+{
+    return g_strdup(MEMORY_BACKEND_DSM(obj)->key_file);
+}
+
+static void dsm_backend_set_key_file(Object *obj, const char *value,
+                                     Error **errp)
+{
+    HostMemoryBackendDsm *m = MEMORY_BACKEND_DSM(obj);
+
+    if (dsm_backend_is_settable(obj, "key-file", errp)) {
+        g_free(m->key_file);
+        m->key_file = g_strdup(value);
+    }
+}
+
 {
     return MEMORY_BACKEND_DSM(obj)->coherence;
 }
@@ -933,6 +972,10 @@ static void dsm_backend_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "machine-uuid",
         "Identity of the machine, the same on all its nodes");
     object_class_property_add_enum(oc, "coherence", "DsmCoherenceMode",
+    object_class_property_add_str(oc, "key-file", dsm_backend_get_key_file,
+                                  dsm_backend_set_key_file);
+    object_class_property_set_description(oc, "key-file",
+        "File of the key that authenticates and encrypts links by TCP");
                                    &DsmCoherenceMode_lookup,
                                    dsm_backend_get_coherence,
                                    dsm_backend_set_coherence);
