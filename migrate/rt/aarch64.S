@@ -148,10 +148,15 @@ FUNCTION chimera_return
         REGS    ldp, x9
         ldr     x9, [x0, #CTX_SP]
         mov     sp, x9
-        ldr     x30, [x0, #CTX_PC]
+        ldr     x9, [x0, #CTX_PC]
+        stp     x9, x2, [sp, #-16]!
         mov     x0, x2
-        str     wzr, [x0, #(T_BUSY - T_RESULT)]
-        br      x1
+        blr     x1
+        /* Only now: a handler that moves has a result, too. */
+        ldp     x9, x10, [sp], #16
+        str     wzr, [x10, #(T_BUSY - T_RESULT)]
+        mov     x30, x9
+        br      x9
 END chimera_return
 
 /* chimera_call_on(entry, rec, result, sp, &save_sp, &usp) */

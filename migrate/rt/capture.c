@@ -29,6 +29,8 @@
  *     for it is kept like an object (2).  A frame that has no place on the ISA, or
  *     one that is not inside its caller's, gets one below all that is kept of the
  *     captured frames, and so do all frames inside it.
+ *  5. Signals stay blocked until the innermost clone runs (__chimera_arrived):
+ *     below the clones outside of it lies what is kept of the frames inside.
  */
 
 #include "thread.h"
@@ -198,7 +200,6 @@ static void start_record(struct thread *t, struct record *rec,
 void *chimera_poll_slow(uint64_t pc)
 {
     struct thread *t;
-    uint64_t pad;
 
     if (chimera_mode == MODE_PLAIN) {
         return NULL;
@@ -216,14 +217,14 @@ void *chimera_poll_slow(uint64_t pc)
     if (!policy_moves(t) || !chimera_has_room(t)) {
         return NULL;
     }
-    pad = chimera_landing_pad(pc);
-    if (!pad) {
-        chimera_die("a poll has no landing pad");
-    }
-    t->ctx.pc = pc;
-    t->ctx.pad = pad;
     t->busy = 1;
     chimera_block_signals(t);
+    /* Only now: a handler may move, and use the context and the table of pads. */
+    t->ctx.pc = pc;
+    t->ctx.pad = chimera_landing_pad(pc);
+    if (!t->ctx.pad) {
+        chimera_die("a poll has no landing pad");
+    }
     t->nr_frames = 0;
     t->low[0] = t->low[1] = REC_LOW_NONE;
     start_record(t, (struct record *)t->buffer, NULL);
@@ -236,6 +237,7 @@ void __chimera_arrived(void)
 
     t->busy = 0;
     t->hops++;
+    chimera_unblock_signals(t);
 }
 
 /* Nothing moves out of a native function. */
@@ -338,6 +340,8 @@ enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
     struct run run = { .up = t->run[ISA_HERE], .asked = asked };
     uint64_t usp = t->usp[ISA_HERE];
     struct record *outer = t->record;
+    /* A handler may run, move and have a result before signals are blocked. */
+    unsigned char result[sizeof(t->result)] __attribute__((aligned(16)));
     int end;
 
     /* What the records keep is kept until the run ends, on every ISA. */
@@ -348,12 +352,12 @@ enum run_end chimera_run(struct thread *t, uint64_t start, bool asked)
     start = place(t, start);
     t->run[ISA_HERE] = &run;
     t->here = chimera_node;
-    chimera_unblock_signals(t);
-    end = chimera_call_on(__chimera_table[outer->fn].entry, outer, t->result,
+    end = chimera_call_on(__chimera_table[outer->fn].entry, outer, result,
                           start, &run.sp, &t->usp[ISA_HERE]);
     t = __chimera_self;
     if (end == RUN_RETURNED) {
         chimera_block_signals(t);
+        __builtin_memcpy(t->result, result, sizeof(result));
     }
     t->run[ISA_HERE] = run.up;
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {

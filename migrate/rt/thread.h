@@ -210,7 +210,8 @@ void chimera_thread_exit(void);
 void chimera_guard(const struct thread *t);
 /* Home: what a thread needs to run on another node.  False: no memory. */
 bool chimera_make_unwind_stack(struct thread *t, int node);
-/* False: nested so deep that the unwind stacks cannot take another segment. */
+/* False: nested so deep that the unwind stacks cannot take another segment, or
+   on one of them. */
 bool chimera_has_room(const struct thread *t);
 
 /* capture.c */

@@ -72,6 +72,11 @@ void chimera_guard(const struct thread *t)
 
 bool chimera_has_room(const struct thread *t)
 {
+    const uint64_t sp = (uint64_t)__builtin_frame_address(0);
+
+    if (!((sp ^ (t->usp[ISA_HERE] - 1)) & ~(UNWIND_BYTES - 1))) {
+        return false;           /* a handler, when a run has just returned */
+    }
     for (int i = 0; i < CHIMERA_ISA_COUNT; i++) {
         if (((t->usp[i] - 1) & (UNWIND_BYTES - 1)) < UNWIND_RESERVE) {
             return false;

@@ -129,10 +129,14 @@ FUNCTION chimera_return
         mov     CTX_PC(%rdi), %rcx
         mov     CTX_SP(%rdi), %rsi
         mov     %rcx, -8(%rsi)
-        lea     -8(%rsi), %rsp
+        mov     %rdx, -16(%rsi)
+        lea     -16(%rsi), %rsp
         mov     %rdx, %rdi
-        movl    $0, T_BUSY - T_RESULT(%rdi)
-        jmp     *%rax
+        call    *%rax
+        /* Only now: a handler that moves has a result, too. */
+        pop     %r11
+        movl    $0, T_BUSY - T_RESULT(%r11)
+        ret
 END chimera_return
 
 /* chimera_call_on(entry, rec, result, sp, &save_sp, &usp) */
