@@ -28,7 +28,7 @@ _chimera() {
 
     COMPREPLY=()
     if [ "$COMP_CWORD" -eq 1 ]; then
-        _chimera_words "run up down status list exec console migrate validate stats bench help version"
+        _chimera_words "run up down status list exec console migrate validate stats top report bench help version"
         return
     fi
     case $prev in
@@ -36,11 +36,15 @@ _chimera() {
         compopt -o filenames 2> /dev/null
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
         return ;;
-    --name|--node|--home|--env|-e|--cwd|--user) return ;;
+    --record|--output|-o)
+        compopt -o filenames 2> /dev/null
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        return ;;
+    --name|--node|--home|--env|-e|--cwd|--user|--delay|-d|--count) return ;;
     esac
     for ((i = 2; i < COMP_CWORD; i++)); do
         case ${COMP_WORDS[i]} in
-        --share|--logs|--name|--node|--home|--env|-e|--cwd|--user) i=$((i + 1)) ;;
+        --share|--logs|--record|--name|--node|--home|--env|-e|--cwd|--user) i=$((i + 1)) ;;
         -*) ;;
         *) operands=$((operands + 1)) ;;
         esac
@@ -55,11 +59,11 @@ _chimera() {
     case $command in
     run|up) [ "$operands" -gt 0 ] || _chimera_files ;;
     validate) _chimera_files ;;
-    down|status|stats) _chimera_words "$(_chimera_machines)" ;;
+    down|status|stats|top|report) _chimera_words "$(_chimera_machines)" ;;
     exec|console) [ "$operands" -gt 0 ] || _chimera_words "$(_chimera_nodes)" ;;
     migrate) [ "$operands" -ne 1 ] || _chimera_words "$(_chimera_nodes)" ;;
     bench) [ "$operands" -gt 0 ] || _chimera_words "$(chimera bench 2> /dev/null)" ;;
-    help) _chimera_words "run up down status list exec console migrate validate stats bench help version" ;;
+    help) _chimera_words "run up down status list exec console migrate validate stats top report bench help version" ;;
     esac
 }
 

@@ -30,6 +30,7 @@ int builtin_exec(char **args);
 int builtin_help(char **args);
 int builtin_list(char **args);
 int builtin_migrate(char **args);
+int builtin_report(char **args);
 int builtin_run(char **args);
 int builtin_stats(char **args);
 int builtin_status(char **args);

@@ -76,6 +76,12 @@ const struct command commands[] = {
       "  -n, --count COUNT    end after so many rounds\n"
       "  -b, --batch          plain text, one round after the other\n\n"
       "q quits." },
+    { "report", "make a page of plots from a recorded run", builtin_report,
+      "[-o OUT.html] [FILE|MACHINE] [-o OUT.html]\n\n"
+      "  -o, --output FILE  where to (default: beside the recording), - for "
+      "stdout\n\n"
+      "FILE comes from 'chimera run --record FILE' or 'chimera up --record "
+      "FILE'; MACHINE is\none that runs and is being recorded." },
     { "bench", "run a benchmark", builtin_bench,
       "[NAME [ARG...]]\n\nWithout NAME: lists them." },
     { "help", "show the commands or one of them", builtin_help, "[COMMAND]" },

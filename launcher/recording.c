@@ -11,8 +11,9 @@
 #include <sys/stat.h>
 
 enum {
-    MAX_HOT_PAGES = 16, /* of a region; the rest is not worth the room */
+    MAX_HOT_PAGES = 32, /* of a region; the rest is not worth the room */
     MAX_READ_BYTES = 64 << 20,
+    MAX_DEPTH = 32,
 };
 
 /* ---- lines ---- */
@@ -357,6 +358,31 @@ void recording_free(struct recording *r)
     }
 }
 
+/* Nested deeper than any line of ours: the parser would recurse as deep. */
+static bool is_too_deep(const char *text, gsize len)
+{
+    bool quoted = false;
+    unsigned depth = 0;
+
+    for (gsize i = 0; i < len; i++) {
+        char c = text[i];
+
+        if (quoted) {
+            i += c == '\\';
+            quoted = c != '"';
+        } else if (c == '"') {
+            quoted = true;
+        } else if (c == '[' || c == '{') {
+            if (++depth > MAX_DEPTH) {
+                return true;
+            }
+        } else if ((c == ']' || c == '}') && depth > 0) {
+            depth--;
+        }
+    }
+    return false;
+}
+
 /* false: at the end, or an error. */
 static bool next_line(struct recording *r, GError **error)
 {
@@ -384,6 +410,9 @@ static bool next_line(struct recording *r, GError **error)
     r->at += len + 1;
     if (memchr(start, '\0', len) || !g_utf8_validate(start, (gssize)len, NULL)) {
         return recording_error(r, error, "this is not text");
+    }
+    if (is_too_deep(start, len)) {
+        return recording_error(r, error, "nested too deeply");
     }
     if (!json_parser_load_from_data(parser, start, (gssize)len, &why)) {
         g_autofree char *text = printable_line(why->message, -1);
