@@ -527,7 +527,7 @@ static double recursion(void)
 
 static double tree(void)
 {
-    return queens(9 + (next_random() == 0), 0, 0, 0, 0);
+    return queens(12 + (next_random() == 0), 0, 0, 0, 0);
 }
 
 static double escape(void)
