@@ -32,10 +32,6 @@ COHERENCE = os.environ.get("CHIMERA_COHERENCE", "shared")
 BOOT_S = 120
 
 
-NO_LOSS = unittest.skipIf(
-    COHERENCE == "dsm", "what only the killed node had is lost with it")
-
-
 def path(*parts):
     return os.path.join(BUILD, *parts)
 
@@ -353,7 +349,6 @@ class Nodes(MachineTest):
         for pid in pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
-    @NO_LOSS
     def test_losses(self):
         """What a program sees of a lost node, in every way it can wait."""
         name = self.up(write_config("boot-losses", "xa"))
@@ -374,7 +369,6 @@ class Nodes(MachineTest):
         self.assert_summary(out)
         self.assertEqual(lead.returncode, 0, out)
 
-    @NO_LOSS
     def test_peer_of_process_killed(self):
         """A process with threads on a lost node hears of it and lives."""
         name = self.up(write_config("boot-fused", "xa"))
@@ -393,6 +387,31 @@ class Nodes(MachineTest):
         out = home.communicate(timeout=60)[0]
         self.assert_summary(out)
         self.assertEqual(home.returncode, 0, out)
+
+    def pages_of_node_killed(self, letters, home, peer):
+        """What only a lost node had is an error for programs, never zeros."""
+        name = self.up(write_config("boot-pages", letters))
+        pid = self.status(name)["nodes"][1]["pid"]
+        lead = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/0", "--", f"./{home}/lost", "lead",
+             "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+        self.addCleanup(lead.stdout.close)
+        follow = subprocess.Popen(
+            [CHIMERA, "exec", f"{name}/1", "--", f"./{peer}/lost", "follow"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL)
+        self.assertEqual(lead.stdout.readline(), "kill node 1 now\n")
+        os.kill(pid, signal.SIGKILL)
+        follow.wait(30)
+        out = lead.communicate(timeout=90)[0]
+        self.assert_summary(out)
+        self.assertEqual(lead.returncode, 0, out)
+
+    def test_pages_of_node_killed(self):
+        self.pages_of_node_killed("xa", "x86_64", "aarch64")
+
+    def test_pages_of_node_killed_arm(self):
+        self.pages_of_node_killed("ax", "aarch64", "x86_64")
 
     def test_home_of_process_killed(self):
         """Its stubs vanish from the other nodes."""

@@ -1330,6 +1330,9 @@ static void lose(void)
     }
     check_is(order_hand(HAND_PEEK, u(AT(0))), -2000 - CHIMERA_LOST_NODE,
              "the main thread");
+    check_is(verify_lost(AT(4), 90 * PAGE, 1),
+             strcmp(slurp(SYSFS "/coherence"), "shared") ? 90 : 0,
+             "lost pages");
     begun = now_ns();
     check_child(in_child(exit_well), 0, "fork");
     mprotect((void *)AT(0), 100 * PAGE, R);

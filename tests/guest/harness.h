@@ -398,6 +398,30 @@ static inline long verify(const volatile uint64_t *at, size_t bytes,
     return wrong;
 }
 
+/*
+ * What a lost node has filled: with the page protocol each page is lost with
+ * it or has what was written, without it no page is lost.
+ * Return: pages that are lost, or -1: there is something else.
+ */
+static inline long verify_lost(const volatile uint64_t *at, size_t bytes,
+                               uint64_t seed)
+{
+    bool dsm = strcmp(slurp(SYSFS "/coherence"), "shared");
+    long lost = 0, sig;
+    uint64_t value;
+
+    for (size_t i = 0; i < bytes / 8; i++) {
+        sig = i % (PAGE / 8) ? 0 : peek(at + i, &value);
+        if (sig == SIGNALLED(SIGBUS) && dsm) {
+            lost++;
+            i += PAGE / 8 - 1;
+        } else if (sig || at[i] != pattern(seed, i)) {
+            return -1;
+        }
+    }
+    return lost;
+}
+
 /* A stream of messages: each carries its number, then a pattern. */
 static inline long send_stream(int fd, unsigned node, unsigned port, long count,
                                size_t bytes)

@@ -167,6 +167,7 @@ int main(int argc, char **argv)
     int64_t rat, began, dead;
     pid_t child;
     char byte = 0;
+    bool dsm;
 
     if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow_and_die();
@@ -176,6 +177,7 @@ int main(int argc, char **argv)
     }
     lead(argv[2]);
     self = self_node();
+    dsm = strcmp(slurp(SYSFS "/coherence"), "shared");
     cpus = lines("/proc/chimera/cpuinfo", "processor");
 
     /* its memory, mapped and partly touched here */
@@ -253,9 +255,17 @@ int main(int argc, char **argv)
     check(later >= 0, "create again: %ld", later);
     close(later);
 
-    /* what it had of ours is ours again */
+    /* what it had of ours is ours again, or lost */
     mine = mmap(NULL, SIZE, RW, MAP_SHARED, kept, 0);
-    check_is(verify(mine, SIZE, 2), 0, "words that differ");
+    fflush(stdout);
+    child = fork();
+    if (child == 0) {
+        signal(SIGBUS, SIG_DFL);
+        _exit(mine[0] != pattern(2, 0));
+    }
+    check_is(waitpid(child, &status, 0), child, "wait");
+    check_is(status, dsm ? SIGBUS : 0, "child that reads what may be lost");
+    check_is(verify_lost(mine, SIZE, 2), dsm ? SIZE / PAGE : 0, "lost pages");
     check(!slurp(SYSFS "/segments/kept/attached")[0], "attached: %s",
           slurp(SYSFS "/segments/kept/attached"));
 

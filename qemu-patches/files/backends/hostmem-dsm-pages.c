@@ -10,9 +10,11 @@
  * That thread calls back here, so neither do the callbacks.
  *
  * When a node is lost, so are the pages that only it had. The kernel answers
- * an access to them with SIGBUS; a guest has its own means to learn that a
- * node is lost and to stop using what was there, so such a page is replaced by
- * zeros, which is counted and told once.
+ * an access to them with SIGBUS. A program of the guest gets an error for it
+ * (accel/tcg/dsm-lost.c). The guest's kernel has other means to learn that a
+ * node is lost and to stop using what was there; where it or a device uses
+ * such a page all the same, the page is replaced by zeros, which is counted
+ * and told once.
  */
 
 #include "qemu/osdep.h"
@@ -57,8 +59,9 @@ static void dsm_pages_lost(void *opaque, uint16_t owner, uint64_t page_idx,
 
 static void dsm_pages_tell_lost(void *opaque)
 {
-    warn_report_once("pages of guest memory are lost with another node; where "
-                     "the guest still reads them it reads zeros");
+    warn_report_once("pages of guest memory are lost with another node; "
+                     "programs that use them get an error, the guest's kernel "
+                     "reads zeros");
 }
 
 /* Going on would corrupt memory; the other nodes see this one die. */
@@ -75,7 +78,7 @@ static void dsm_pages_failed(void *opaque, uint16_t owner, const char *reason)
     abort();
 }
 
-static bool dsm_pages_replace(char *addr)
+static bool dsm_pages_attached(char *addr)
 {
     int i;
 
@@ -84,29 +87,67 @@ static bool dsm_pages_replace(char *addr)
         char *start = qatomic_read(&r->start);
 
         if (start && addr >= start && addr < start + r->bytes) {
-            addr = QEMU_ALIGN_PTR_DOWN(addr, dsm_pages_page_bytes);
-            return mmap(addr, dsm_pages_page_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
-                   addr;
+            return true;
         }
     }
     return false;
 }
 
+static bool dsm_pages_replace(char *addr)
+{
+    addr = QEMU_ALIGN_PTR_DOWN(addr, dsm_pages_page_bytes);
+    return mmap(addr, dsm_pages_page_bytes, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == addr;
+}
+
+static uintptr_t dsm_pages_host_pc(const ucontext_t *uc)
+{
+#if defined(__x86_64__)
+    return uc->uc_mcontext.gregs[REG_RIP];
+#elif defined(__aarch64__)
+    return uc->uc_mcontext.pc;
+#else
+    return 0; /* no translation's */
+#endif
+}
+
 static void dsm_pages_sigbus(int sig, siginfo_t *info, void *context)
 {
+    const ucontext_t *uc = context;
     int saved_errno = errno;
 
-    if (dsm_pages_replace(info->si_addr)) {
-        stat64_add(&dsm_pages_zeroed, 1);
-        errno = saved_errno;
-        return;
+    if (dsm_pages_attached(info->si_addr)) {
+        dsm_lost_fault(dsm_pages_host_pc(uc), info->si_addr, &uc->uc_sigmask);
+        if (dsm_pages_replace(info->si_addr)) {
+            stat64_add(&dsm_pages_zeroed, 1);
+            errno = saved_errno;
+            return;
+        }
     }
     /* The next one was installed with SA_SIGINFO or is the default action. */
     if (dsm_pages_next_sigbus.sa_flags & SA_SIGINFO) {
         dsm_pages_next_sigbus.sa_sigaction(sig, info, context);
     } else {
         sigaction(SIGBUS, &dsm_pages_next_sigbus, NULL);
+    }
+}
+
+void dsm_prepare_map(void *host, size_t bytes, bool write)
+{
+    char *at = host, *end = at + bytes;
+
+    if (!dsm_pages_page_bytes || !dsm_pages_attached(host)) {
+        return;
+    }
+    while (at < end) {
+        if (write) {
+            /* Changes nothing, but needs the right to write. */
+            qatomic_or((volatile uint8_t *)at, 0);
+        } else {
+            (void)*(volatile uint8_t *)at;
+        }
+        at = QEMU_ALIGN_PTR_DOWN(at, dsm_pages_page_bytes) +
+             dsm_pages_page_bytes;
     }
 }
 
@@ -147,6 +188,7 @@ bool dsm_pages_start(const DsmMachine *machine, Error **errp)
         ram_bytes += ROUND_UP(machine->node[i].ram_bytes, DSM_HUGE_PAGE);
     }
     dsm_code_enable(ram_bytes);
+    dsm_lost_enable();
     sigemptyset(&action.sa_mask);
     if (sigaction(SIGBUS, &action, &dsm_pages_next_sigbus) < 0) {
         error_setg_errno(errp, errno, "cannot handle SIGBUS");

@@ -736,6 +736,7 @@ DsmInfo *qmp_query_dsm(Error **errp)
     info->coherence = m->machine.coherence;
     info->rejected = m->rejected;
     info->zeroed_pages = dsm_pages_zeroed_pages();
+    info->memory_errors = dsm_lost_nr_errors();
     for (i = 0; i < m->machine.nr_nodes; i++) {
         QAPI_LIST_APPEND(tail, dsm_query_node(m, i));
     }
@@ -880,7 +881,6 @@ static void dsm_backend_set_machine_uuid(Object *obj, const char *value,
     }
 }
 
-static int dsm_backend_get_coherence(Object *obj, Error **errp)
 static char *dsm_backend_get_key_file(Object *obj, Error **errp)
 {
     return g_strdup(MEMORY_BACKEND_DSM(obj)->key_file);
@@ -897,6 +897,7 @@ static void dsm_backend_set_key_file(Object *obj, const char *value,
     }
 }
 
+static int dsm_backend_get_coherence(Object *obj, Error **errp)
 {
     return MEMORY_BACKEND_DSM(obj)->coherence;
 }
@@ -971,11 +972,11 @@ static void dsm_backend_class_init(ObjectClass *oc, void *data)
                                   dsm_backend_set_machine_uuid);
     object_class_property_set_description(oc, "machine-uuid",
         "Identity of the machine, the same on all its nodes");
-    object_class_property_add_enum(oc, "coherence", "DsmCoherenceMode",
     object_class_property_add_str(oc, "key-file", dsm_backend_get_key_file,
                                   dsm_backend_set_key_file);
     object_class_property_set_description(oc, "key-file",
         "File of the key that authenticates and encrypts links by TCP");
+    object_class_property_add_enum(oc, "coherence", "DsmCoherenceMode",
                                    &DsmCoherenceMode_lookup,
                                    dsm_backend_get_coherence,
                                    dsm_backend_set_coherence);

@@ -160,6 +160,6 @@ void dsm_code_own(ram_addr_t addr)
 {
     if (qatomic_read(&dsm_code.mark)) {
         /* Changes nothing, but needs the right to write. */
-        qatomic_or((uint8_t *)qemu_map_ram_ptr(NULL, addr), 0);
+        qatomic_or((volatile uint8_t *)qemu_map_ram_ptr(NULL, addr), 0);
     }
 }

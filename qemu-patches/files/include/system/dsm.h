@@ -65,6 +65,37 @@ void dsm_code_enable(ram_addr_t ram_bytes);
  * Context: any thread; takes only a leaf lock and does not wait for vCPUs.
  */
 void dsm_code_lost(ram_addr_t start, size_t bytes);
+
+/**
+ * dsm_prepare_map() - a device is going to access this memory by system calls,
+ * which would fail where a page is lost.
+ *
+ * Context: a thread that has SIGBUS unblocked: the main loop's, a vCPU's.
+ */
+void dsm_prepare_map(void *host, size_t bytes, bool write);
+
+/**
+ * dsm_lost_enable() - pages of guest RAM can be lost with another node.
+ *
+ * Context: once, before the first vCPU exists.
+ */
+void dsm_lost_enable(void);
+
+/* dsm_lost_active() - dsm_lost_enable() was called. */
+bool dsm_lost_active(void);
+
+/**
+ * dsm_lost_fault() - the calling thread accessed a page that is lost.
+ * @host_pc: the instruction that did
+ * @host: where
+ * @mask: the thread's signal mask at that instruction
+ *
+ * Context: handler of SIGBUS. Does not return if the guest gets an error.
+ */
+void dsm_lost_fault(uintptr_t host_pc, const void *host, const sigset_t *mask);
+
+/* dsm_lost_nr_errors() - how often the guest got one. Context: any thread. */
+uint64_t dsm_lost_nr_errors(void);
 #else
 static inline bool dsm_active(void)
 {
@@ -86,6 +117,15 @@ static inline bool dsm_idle_wait(CPUState *cpu)
 
 static inline void dsm_idle_kick(CPUState *cpu)
 {
+}
+
+static inline void dsm_prepare_map(void *host, size_t bytes, bool write)
+{
+}
+
+static inline bool dsm_lost_active(void)
+{
+    return false;
 }
 #endif
 
