@@ -285,11 +285,15 @@ make_tree() {
     init_tree "$1"
 }
 
-unexported() {  # TREE - is there work that patches/ does not have?
+new_commits() {  # TREE - made here since hooks were applied or exported
     local applied
     applied=$(cat "$build/src/$1/.git/chimera-applied" 2> /dev/null || true)
-    [ -n "$applied" ] && [ "$(tree_git "$1" rev-parse HEAD)" != "$applied" ] ||
-        ! tree_git "$1" diff --quiet HEAD -- || [ -n "$(edited_untracked "$1")" ]
+    [ -z "$applied" ] || tree_git "$1" log --format='%h %s' --invert-grep --grep='^upstream: ' "$applied..HEAD"
+}
+
+unexported() {  # TREE - is there work that patches/ does not have?
+    [ -n "$(new_commits "$1")" ] || ! tree_git "$1" diff --quiet HEAD -- ||
+        [ -n "$(edited_untracked "$1")" ]
 }
 
 do_tree() {  # TREE
@@ -307,6 +311,11 @@ export or undo them before moving to $version"
         run_logged "$tree: unpack $version" "$build/log/unpack-$tree.log" make_tree "$tree"
     # Hooks first: an overlay file may stand where a hook makes room.
     if [ "$(cat "$dir/.git/chimera-hooks" 2> /dev/null || true)" != "$(hooks_hash "$tree")" ]; then
+        [ -z "$(new_commits "$tree")" ] || die "patches of $tree have changed, and $dir has commits that are in none:
+$(new_commits "$tree")
+Keep them with \`git -C build/src/$tree format-patch -o DIR $(cat "$dir/.git/chimera-applied")\`,
+take them back with \`git -C build/src/$tree reset --hard\` to that commit, run this again,
+then \`git -C build/src/$tree am DIR/*\` and \`./bootstrap src export $tree\`"
         run_logged "$tree: apply hooks" "$build/log/hooks-$tree.log" apply_hooks "$tree"
     fi
     links=$(place_overlay "$tree") || exit 1
