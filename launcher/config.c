@@ -7,6 +7,8 @@
  */
 #include "config.h"
 
+#include <dsm/dsm.h>
+
 #include "paths.h"
 #include "util.h"
 
@@ -20,6 +22,7 @@ enum {
     MAX_MEMORY_MB = 1 << 20,
     MAX_APPEND_BYTES = 1024, /* half of what both kernels take in all */
     MAX_FORWARDS = 16,
+    MAX_HOST_BYTES = 253, /* of a name in DNS */
 };
 
 struct group {
@@ -286,7 +289,50 @@ static char *value_forward(const char *value, const char *dir, void *field)
     return NULL;
 }
 
-/* Other hosts' nodes would need links that prove who they are: loopback. */
+bool config_is_plain(const char *text)
+{
+    return *text && strspn(text, G_CSET_A_2_Z G_CSET_a_2_z G_CSET_DIGITS
+                           "_-./:@%+,=") == strlen(text);
+}
+
+/* It becomes a word of a command line: it must not look like an option. */
+static char *value_host(const char *value, const char *dir, void *field)
+{
+    if (!config_is_plain(value) || *value == '-' || strchr(value, '=') ||
+        strlen(value) > MAX_HOST_BYTES) {
+        return g_strdup_printf("allowed: what start-command calls a host, 1 "
+                               "to %d letters, digits and _-./:@%%+, not "
+                               "beginning with '-'",
+                               MAX_HOST_BYTES);
+    }
+    *(char **)field = g_strdup(value);
+    return NULL;
+}
+
+static bool mentions(char **words, const char *what)
+{
+    for (; *words; words++) {
+        if (strstr(*words, what)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static char *value_start_command(const char *value, const char *dir, void *field)
+{
+    g_auto(GStrv) words = NULL;
+
+    if (!g_shell_parse_argv(value, NULL, &words, NULL) ||
+        strchr(words[0], '{') || !mentions(words, "{host}") ||
+        !mentions(words, "{command}")) {
+        return g_strdup("allowed: a command with the words {host} and "
+                        "{command}, such as ssh {host} {command}");
+    }
+    *(char ***)field = g_steal_pointer(&words);
+    return NULL;
+}
+
 static char *value_address(const char *value, const char *dir, void *field)
 {
     g_autofree char *host = NULL;
@@ -302,10 +348,12 @@ static char *value_address(const char *value, const char *dir, void *field)
         }
         inet = g_inet_address_new_from_string(host);
     }
-    if (!inet || !g_inet_address_get_is_loopback(inet) ||
+    if (!inet || g_inet_address_get_is_any(inet) ||
+        g_inet_address_get_is_multicast(inet) ||
         !parse_uint(colon + 1, 1, 65535, &port)) {
-        return g_strdup("allowed: tcp:HOST:PORT with an address of this "
-                        "host's loopback, such as tcp:127.0.0.1:7001");
+        return g_strdup("allowed: tcp:HOST:PORT with a numeric address at "
+                        "which the other nodes reach this one, such as "
+                        "tcp:127.0.0.1:7001");
     }
     *(char **)field = g_strdup(value);
     return NULL;
@@ -333,6 +381,8 @@ static const struct key_spec machine_keys[] = {
     { "prefetch", value_bool, M(prefetch) },
     { "heartbeat-ms", value_heartbeat, M(heartbeat_ms) },
     { "peer-timeout-ms", value_heartbeat, M(peer_timeout_ms) },
+    { "key", value_path, M(key) },
+    { "start-command", value_start_command, M(start_command) },
     { NULL }
 };
 
@@ -351,6 +401,7 @@ static const struct key_spec node_keys[] = {
     { "network", value_network, N(network) },
     { "forward", value_forward, N(forwards) },
     { "address", value_address, N(address) },
+    { "host", value_host, N(host) },
     { NULL }
 };
 
@@ -566,6 +617,7 @@ static void node_free(gpointer data)
     g_free(n->initrd);
     g_free(n->append);
     g_free(n->address);
+    g_free(n->host);
     g_array_unref(n->forwards);
     g_free(n);
 }
@@ -640,15 +692,77 @@ static void parse_node(struct parser *p, const struct group *g)
     }
 }
 
+/* The line of a key, 0 where it is not given. @node: NULL for [machine] */
+static unsigned line_of(struct parser *p, const struct node_config *node,
+                        const char *key)
+{
+    g_autofree char *name =
+        node ? g_strdup_printf("node %s", node->name) : g_strdup("machine");
+    const struct group *g = find_group(p, name);
+
+    return g ? GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, key)) : 0;
+}
+
+/* Every host of the machine is another for it. */
+static void check_hosts(struct parser *p)
+{
+    const struct machine_config *c = p->config;
+    const struct node_config *elsewhere = NULL; /* than the first */
+    bool any = false;
+
+    for (unsigned i = 0; i < c->nodes->len; i++) {
+        const struct node_config *n = config_node(c, i);
+
+        if (g_strcmp0(n->host, config_node(c, 0)->host) != 0) {
+            elsewhere = n;
+        }
+        any |= n->host != NULL;
+        if (n->host && !c->start_command) {
+            add_error(p, line_of(p, n, "host"), "host",
+                      "found without start-command in [machine], which says "
+                      "how a program is started there");
+        }
+        if (n->host && c->coherence != COHERENCE_DSM) {
+            add_error(p, line_of(p, n, "host"), "host",
+                      "found with coherence=shared, whose nodes share one "
+                      "host's memory; it needs coherence=dsm");
+        }
+    }
+    if (c->start_command && !any) {
+        add_error(p, line_of(p, NULL, "start-command"), "start-command",
+                  "found, but no node has a host");
+    }
+    for (unsigned i = 0; any && i < c->nodes->len; i++) {
+        const struct node_config *n = config_node(c, i);
+
+        if (!n->address) {
+            add_error(p, line_of(p, n, "host"), "address",
+                      "missing in [node %s]; nodes of a machine with hosts "
+                      "find each other by tcp",
+                      n->name);
+        } else if (elsewhere && !dsm_address_needs_key(n->address)) {
+            add_error(p, line_of(p, n, "address"), "address",
+                      "found %s, which means another host's own loopback to "
+                      "node %s",
+                      n->address,
+                      n == elsewhere ? config_node(c, 0)->name
+                                     : elsewhere->name);
+        }
+    }
+}
+
 static void check_address(struct parser *p, unsigned i)
 {
     const struct machine_config *c = p->config;
     const struct node_config *n = config_node(c, i);
-    g_autofree char *name = g_strdup_printf("node %s", n->name);
-    const struct group *g = find_group(p, name);
-    unsigned line =
-        g ? GPOINTER_TO_UINT(g_hash_table_lookup(g->keys, "address")) : 0;
+    unsigned line = line_of(p, n, "address");
 
+    if (dsm_address_needs_key(n->address) && !c->key) {
+        add_error(p, line, "address",
+                  "found %s, which is not on the host's loopback; links that "
+                  "others can reach need key in [machine]",
+                  n->address);
+    }
     if (c->coherence != COHERENCE_DSM) {
         add_error(p, line, "address",
                   "found with coherence=shared, whose nodes pass each other "
@@ -697,6 +811,12 @@ static void check_machine(struct parser *p)
                   "heartbeat-ms, which is %u",
                   c->peer_timeout_ms, c->heartbeat_ms);
     }
+    if (c->key && c->coherence != COHERENCE_DSM) {
+        add_error(p, line_of(p, NULL, "key"), "key",
+                  "found with coherence=shared, whose links do not leave the "
+                  "host; it needs coherence=dsm");
+    }
+    check_hosts(p);
     if (c->nodes->len == 0) {
         add_error(p, 0, NULL,
                   "found no [node NAME] group; a machine has 1 to "
@@ -766,6 +886,7 @@ struct machine_config *config_parse(const char *path, const char *text,
     const char *bad;
 
     c->path = g_canonicalize_filename(path, NULL);
+    c->text = g_strndup(text, len);
     c->nodes = g_ptr_array_new_with_free_func(node_free);
     c->lines = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     c->boot_timeout_s = 60;
@@ -833,8 +954,11 @@ void config_free(struct machine_config *c)
 {
     if (c) {
         g_free(c->path);
+        g_free(c->text);
         g_free(c->name);
         g_free(c->share);
+        g_free(c->key);
+        g_strfreev(c->start_command);
         g_ptr_array_unref(c->nodes);
         g_hash_table_unref(c->lines);
         g_free(c);
@@ -853,6 +977,34 @@ char *config_where(const struct machine_config *c,
     }
     return node ? g_strdup_printf("%s:[node %s]:%s", c->path, node->name, key)
                 : g_strdup_printf("%s:%s", c->path, key);
+}
+
+char **config_start_argv(const struct machine_config *c, const char *host,
+                         const char *const *command)
+{
+    GPtrArray *argv = g_ptr_array_new();
+    g_autofree char *joined = g_strjoinv(" ", (char **)command);
+
+    g_assert(config_is_plain(host));
+    for (unsigned i = 0; command[i]; i++) {
+        g_assert(config_is_plain(command[i]));
+    }
+    for (char **word = c->start_command; *word; word++) {
+        GString *s = g_string_new(*word);
+
+        if (strcmp(*word, "{command}") == 0) {
+            for (unsigned i = 0; command[i]; i++) {
+                g_ptr_array_add(argv, g_strdup(command[i]));
+            }
+            g_string_free(s, TRUE);
+            continue;
+        }
+        g_string_replace(s, "{host}", host, 0);
+        g_string_replace(s, "{command}", joined, 0);
+        g_ptr_array_add(argv, g_string_free(s, FALSE));
+    }
+    g_ptr_array_add(argv, NULL);
+    return (char **)g_ptr_array_free(argv, FALSE);
 }
 
 char *config_find(const char *arg, GError **error)

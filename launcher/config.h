@@ -42,10 +42,12 @@ struct node_config {
     enum network network;
     GArray *forwards; /* of struct forward; may be empty */
     char *address; /* where it listens, as libdsm has it; NULL: unix socket */
+    char *host; /* for start_command; NULL: this host */
 };
 
 struct machine_config {
     char *path; /* of the file, absolute */
+    char *text; /* all of it */
     char *name;
     enum coherence coherence;
     char *share; /* host folder, absolute */
@@ -54,6 +56,8 @@ struct machine_config {
     bool prefetch;
     unsigned boot_timeout_s;
     unsigned heartbeat_ms, peer_timeout_ms; /* 0: libdsm's default */
+    char *key; /* file of the links' key, absolute; NULL: none */
+    char **start_command; /* starts a program on a host; NULL: none */
     GPtrArray *nodes; /* of struct node_config */
     GHashTable *lines; /* "group\nkey" -> line, for later messages */
 };
@@ -93,6 +97,18 @@ const char *locks_name(enum locks locks);
 const char *tlb_shootdown_name(enum tlb_shootdown tlb_shootdown);
 
 bool config_name_is_valid(const char *name);
+
+/*
+ * The command that runs @command on @host: in each word of start-command
+ * "{host}" is replaced; a word "{command}" by the words of @command, and
+ * inside of a word by all of them. Nothing in there means anything to a
+ * shell, however many there are on the way.
+ */
+char **config_start_argv(const struct machine_config *config, const char *host,
+                         const char *const *command);
+
+/* Does @text mean itself to a shell, and to who splits words? */
+bool config_is_plain(const char *text);
 
 static inline struct node_config *config_node(const struct machine_config *c,
                                               unsigned i)

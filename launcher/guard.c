@@ -17,8 +17,14 @@
 enum {
     /* A killed QEMU gives back its memory first; gigabytes take a while. */
     KILL_TIMEOUT_MS = 20000,
+    ASK_TIMEOUT_MS = 8000, /* more than a courier takes to leave */
     /* ISAs times nodes is bounded by the fabric, see virtio_fabric.h */
     MAX_WATCHED = 64,
+};
+
+struct watched {
+    int pidfd; /* the caller's */
+    bool ask;
 };
 
 struct guard {
@@ -26,7 +32,7 @@ struct guard {
     int lifeline_fd;
     pid_t pid;
     int fd; /* our end of the socket pair */
-    GArray *watched; /* pidfds, the caller's */
+    GArray *watched; /* of struct watched */
 };
 
 static int sys_pidfd_send_signal(int pidfd, int sig)
@@ -34,9 +40,9 @@ static int sys_pidfd_send_signal(int pidfd, int sig)
     return (int)syscall(SYS_pidfd_send_signal, pidfd, sig, NULL, 0);
 }
 
-static bool send_fd(int sock, int fd)
+static bool send_fd(int sock, int fd, bool ask)
 {
-    char byte = 0;
+    char byte = (char)ask;
     union {
         struct cmsghdr align;
         char buf[CMSG_SPACE(sizeof(int))];
@@ -62,9 +68,9 @@ static bool send_fd(int sock, int fd)
 }
 
 /* Return: 1 a byte came, *ret_fd >= 0 if with a descriptor; 0 end; -1. */
-static int receive_fd(int sock, int *ret_fd)
+static int receive_fd(int sock, int *ret_fd, bool *ret_ask)
 {
-    char byte;
+    char byte = 0;
     union {
         struct cmsghdr align;
         char buf[CMSG_SPACE(sizeof(int))];
@@ -87,6 +93,7 @@ static int receive_fd(int sock, int *ret_fd)
         c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int))) {
         memcpy(ret_fd, CMSG_DATA(c), sizeof(int));
     }
+    *ret_ask = byte != 0;
     return n > 0 ? 1 : (int)n;
 }
 
@@ -113,12 +120,33 @@ static void keep_only(const int *keep, unsigned n)
     }
 }
 
+/* End them all; those that have to be asked have some time for it. */
+static void end_all(const struct watched *w, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        sys_pidfd_send_signal(w[i].pidfd, w[i].ask ? SIGTERM : SIGKILL);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct pollfd p = { .fd = w[i].pidfd, .events = POLLIN };
+
+        if (w[i].ask && poll(&p, 1, ASK_TIMEOUT_MS) == 0) {
+            sys_pidfd_send_signal(w[i].pidfd, SIGKILL);
+        }
+    }
+    for (unsigned i = 0; i < n; i++) {
+        struct pollfd p = { .fd = w[i].pidfd, .events = POLLIN };
+
+        poll(&p, 1, KILL_TIMEOUT_MS);
+    }
+}
+
 static G_NORETURN void guard_main(const struct guard *g, int sock)
 {
-    int watched[MAX_WATCHED];
+    struct watched watched[MAX_WATCHED];
     const int keep[] = { sock, g->rd->lock_fd, g->lifeline_fd };
     unsigned n = 0;
     sigset_t all;
+    bool ask;
     int fd;
 
     setsid();
@@ -129,19 +157,12 @@ static G_NORETURN void guard_main(const struct guard *g, int sock)
     if (chdir("/") < 0) {
         _exit(1); /* cannot fail; a warning otherwise */
     }
-    while (receive_fd(sock, &fd) > 0) {
+    while (receive_fd(sock, &fd, &ask) > 0) {
         if (fd >= 0 && n < MAX_WATCHED) {
-            watched[n++] = fd;
+            watched[n++] = (struct watched) { fd, ask };
         }
     }
-    for (unsigned i = 0; i < n; i++) {
-        sys_pidfd_send_signal(watched[i], SIGKILL);
-    }
-    for (unsigned i = 0; i < n; i++) {
-        struct pollfd p = { .fd = watched[i], .events = POLLIN };
-
-        poll(&p, 1, KILL_TIMEOUT_MS);
-    }
+    end_all(watched, n);
     rundir_remove(g->rd->path);
     _exit(0);
 }
@@ -178,7 +199,7 @@ struct guard *guard_start(const struct rundir *rd, int lifeline_fd,
 
     g->rd = rd;
     g->lifeline_fd = lifeline_fd;
-    g->watched = g_array_new(FALSE, FALSE, sizeof(int));
+    g->watched = g_array_new(FALSE, FALSE, sizeof(struct watched));
     if (!guard_fork(g, error)) {
         g_array_unref(g->watched);
         g_free(g);
@@ -195,7 +216,10 @@ bool guard_restart(struct guard *g, GError **error)
         return false;
     }
     for (unsigned i = 0; i < g->watched->len; i++) {
-        send_fd(g->fd, g_array_index(g->watched, int, i));
+        const struct watched *w =
+            &g_array_index(g->watched, struct watched, i);
+
+        send_fd(g->fd, w->pidfd, w->ask);
     }
     return true;
 }
@@ -205,11 +229,13 @@ int guard_fd(const struct guard *g)
     return g->fd;
 }
 
-bool guard_watch(struct guard *g, int pidfd, GError **error)
+bool guard_watch(struct guard *g, int pidfd, bool ask, GError **error)
 {
+    struct watched w = { pidfd, ask };
+
     g_assert(g->watched->len < MAX_WATCHED);
-    g_array_append_val(g->watched, pidfd);
-    if (!send_fd(g->fd, pidfd)) {
+    g_array_append_val(g->watched, w);
+    if (!send_fd(g->fd, pidfd, ask)) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
                     "the guard process is gone: %s", g_strerror(errno));
         return false;
@@ -225,9 +251,7 @@ void guard_finish(struct guard *g)
     while (waitpid(g->pid, &status, 0) < 0 && errno == EINTR) {}
     if (status != 0) {
         /* Somebody killed the guard; its work is ours then. */
-        for (unsigned i = 0; i < g->watched->len; i++) {
-            sys_pidfd_send_signal(g_array_index(g->watched, int, i), SIGKILL);
-        }
+        end_all((const struct watched *)g->watched->data, g->watched->len);
         rundir_remove(g->rd->path);
     }
     g_array_unref(g->watched);

@@ -5,7 +5,7 @@
  * that cleans up; a supervisor that ends in good order just lets it run.
  *
  * It holds the machine's lock and one end of a socket pair. The supervisor
- * hands it a pidfd for each QEMU; end of file means: kill those, wait until
+ * hands it a pidfd for each QEMU; end of file means: end those, wait until
  * they are gone, remove the run directory. It ignores all signals that can
  * be ignored and lives in a session of its own.
  */
@@ -31,8 +31,12 @@ bool guard_restart(struct guard *guard, GError **error);
 
 int guard_fd(const struct guard *guard);
 
-/* Hands over a process; @pidfd stays the caller's and must stay open. */
-bool guard_watch(struct guard *guard, int pidfd, GError **error);
+/*
+ * Hands over a process; @pidfd stays the caller's and must stay open.
+ * @ask: SIGTERM ends it, and what depends on it elsewhere; only if that takes
+ * too long it is killed.
+ */
+bool guard_watch(struct guard *guard, int pidfd, bool ask, GError **error);
 
 /* Lets it clean up and waits for its end. */
 void guard_finish(struct guard *guard);

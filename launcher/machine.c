@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "machine.h"
 
+#include "courier.h"
 #include "qemu.h"
 #include "paths.h"
 #include "util.h"
@@ -98,8 +99,25 @@ static void node_disconnect(struct node *n)
     g_clear_pointer(&n->console, conn_free);
 }
 
+/* What stood between us and its QEMU says itself what became of it. */
+static char *courier_reason(const struct node *n)
+{
+    g_autofree char *path = node_file(n, "qemu");
+    g_autofree char *line = tail_of_file(path, 1, "");
+    const char *text = line;
+
+    if (g_str_has_prefix(text, "chimera: ")) {
+        text += strlen("chimera: ");
+    }
+    return g_strchomp(g_strdup(*text ? text : "its host is gone"));
+}
+
 static char *exit_reason(const struct node *n, const siginfo_t *info)
 {
+    if (n->config->host && info->si_code == CLD_EXITED &&
+        info->si_status == EXIT_LAUNCHER) {
+        return courier_reason(n);
+    }
     if (info->si_code == CLD_EXITED && info->si_status == 0) {
         if (g_strcmp0(n->shutdown, "guest-shutdown") == 0) {
             return g_strdup("the guest powered off");
@@ -443,7 +461,7 @@ static bool make_pair(int pair[2], GError **error)
     return true;
 }
 
-static int watch_child(struct machine *m, pid_t pid, GError **error)
+static int watch_child(struct machine *m, pid_t pid, bool ask, GError **error)
 {
     int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 
@@ -453,7 +471,7 @@ static int watch_child(struct machine *m, pid_t pid, GError **error)
         kill(pid, SIGKILL);
         return -1;
     }
-    if (!guard_watch(m->guard, pidfd, error)) {
+    if (!guard_watch(m->guard, pidfd, ask, error)) {
         kill(pid, SIGKILL);
         close(pidfd);
         return -1;
@@ -485,11 +503,12 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
                                                  echo_kick, echo_call };
 
     n->start_us = g_get_monotonic_time();
-    n->pid = qemu_start(&spec, fds, log, error);
+    n->pid = n->config->host ? courier_start(&spec, fds, log, error)
+                             : qemu_start(&spec, fds, log, error);
     if (n->pid < 0) {
         goto out;
     }
-    n->pidfd = watch_child(m, n->pid, error);
+    n->pidfd = watch_child(m, n->pid, n->config->host != NULL, error);
     if (n->pidfd < 0) {
         goto out;
     }
@@ -499,7 +518,8 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
     n->agent = agent_new(g_steal_fd(&agent[0]), &node_agent_ops, n);
     n->console =
         conn_new(g_steal_fd(&console[0]), 1 << 20, &node_console_ops, n);
-    machine_log(m, "node %s: QEMU is process %d", n->config->name, (int)n->pid);
+    machine_log(m, "node %s: %s is process %d", n->config->name,
+                n->config->host ? "the way to its host" : "QEMU", (int)n->pid);
     m->on_progress(m, n, "starting");
     ok = true;
 out:
@@ -539,7 +559,7 @@ static bool echo_start(struct machine *m, int *ret_kick, int *ret_call,
     if (pid < 0) {
         return false;
     }
-    m->echo_pidfd = watch_child(m, pid, error);
+    m->echo_pidfd = watch_child(m, pid, false, error);
     return m->echo_pidfd >= 0;
 }
 
@@ -554,15 +574,16 @@ static gboolean on_boot_timeout(gpointer opaque)
 
         if (n->state != NODE_UP) {
             g_autofree char *con = log_excerpt(n, "console", "The last lines");
+            g_autofree char *err = log_excerpt(n, "qemu", "QEMU's messages");
             const char *missing = n->state == NODE_STARTING
                                       ? "QEMU's monitor does not answer"
                                   : !n->system ? "its agent does not answer"
                                                : "it does not see all nodes";
 
             g_string_append_printf(
-                s, "%snode %s did not boot within %u s (boot-timeout): %s%s",
+                s, "%snode %s did not boot within %u s (boot-timeout): %s%s%s",
                 s->len ? "\n" : "", n->config->name, m->config->boot_timeout_s,
-                missing, con);
+                missing, err, con);
             if (s->str[s->len - 1] == '\n') {
                 g_string_truncate(s, s->len - 1);
             }
@@ -738,6 +759,7 @@ static void node_status(JsonBuilder *b, const struct node *n)
     json_builder_begin_object(b);
     set_int(b, "index", n->index);
     set(b, "name", n->config->name);
+    set(b, "host", n->config->host ? n->config->host : "");
     set(b, "isa", isa_name(n->config->isa));
     set_int(b, "cpus", n->config->cpus);
     set_int(b, "memory_bytes", (gint64)n->config->memory_bytes);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #include "command.h"
 
+#include "courier.h"
 #include "util.h"
 
 #include <fcntl.h>
@@ -192,6 +193,13 @@ int main(int argc, char **argv)
             return EXIT_OK;
         }
         return c->run(argv + 2);
+    }
+    /* What the launcher starts itself, on either side of the way to a host. */
+    if (!strcmp(name, "node-near")) {
+        return courier_near();
+    }
+    if (!strcmp(name, "node-far")) {
+        return courier_far();
     }
     return unknown_command(name);
 }

@@ -8,6 +8,7 @@
 #include "util.h"
 
 #include <arpa/inet.h>
+#include <dsm/dsm.h>
 #include <errno.h>
 #include <gio/gio.h>
 #include <netinet/in.h>
@@ -262,17 +263,38 @@ static void check_address(struct check *c, const struct node_config *n)
     g_socket_listener_close(listener);
 }
 
-static void check_memory(struct check *c)
+static void check_key(struct check *c)
+{
+    char reason[DSM_REASON_BYTES];
+    struct dsm_key *key = NULL;
+
+    if (c->config->key && dsm_key_load(c->config->key, &key, reason) < 0) {
+        fail(c, NULL, "key", "%s: %s", c->config->key, reason);
+    }
+    dsm_key_free(key);
+}
+
+/* Of the nodes that this host starts. */
+static uint64_t memory_needed(const struct machine_config *config)
+{
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < config->nodes->len; i++) {
+        const struct node_config *n = config_node(config, i);
+
+        sum += n->host ? 0 : n->memory_bytes;
+    }
+    return sum;
+}
+
+static void check_memory(struct check *c, uint64_t sum)
 {
     g_autofree char *limit = NULL;
     g_autofree char *sum_text = NULL, *room_text = NULL;
-    uint64_t sum = 0, room;
+    uint64_t room;
 
     if (c->config->overcommit) {
         return;
-    }
-    for (unsigned i = 0; i < c->config->nodes->len; i++) {
-        sum += config_node(c->config, i)->memory_bytes;
     }
     room = preflight_memory_available("", &limit);
     if (sum > room) {
@@ -364,6 +386,56 @@ static void choose_accel(struct check *c, const struct node_config *n,
     }
 }
 
+/*
+ * On another host only what was asked for is tried: what "auto" would find
+ * there is not known here, where it is shown.
+ */
+static struct accel_choice choose_elsewhere(const struct node_config *n)
+{
+    return (struct accel_choice) {
+        .accel = n->accel == ACCEL_KVM ? ACCEL_KVM : ACCEL_TCG,
+        .reason = g_strdup(n->accel == ACCEL_AUTO
+                               ? "on another host; accel=kvm asks for KVM"
+                               : ""),
+    };
+}
+
+/* Return: nothing was found wrong. */
+static bool check_result(struct check *c, GError **error)
+{
+    if (c->errors->len > 0) {
+        g_ptr_array_add(c->errors, NULL);
+        g_autofree char *all = g_strjoinv("\n", (char **)c->errors->pdata);
+
+        g_set_error_literal(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, all);
+        return false;
+    }
+    return true;
+}
+
+bool preflight_far(const struct machine_config *config, unsigned self,
+                   enum accel *ret_accel, GError **error)
+{
+    g_autoptr(GPtrArray) errors = g_ptr_array_new_with_free_func(g_free);
+    const struct node_config *n = config_node(config, self);
+    struct check c = { config, errors };
+    struct accel_choice choice = { 0 };
+    g_autofree char *kvm_reason = NULL;
+    int kvm_works = -1;
+
+    check_share(&c);
+    check_memory(&c, n->memory_bytes);
+    check_key(&c);
+    check_node(&c, n);
+    choice.accel = ACCEL_TCG;
+    if (errors->len == 0 && n->accel == ACCEL_KVM) {
+        choose_accel(&c, n, &kvm_works, &kvm_reason, &choice);
+    }
+    *ret_accel = choice.accel;
+    g_free(choice.reason);
+    return check_result(&c, error);
+}
+
 bool preflight(const struct machine_config *config,
                struct accel_choice **ret_choices, GError **error)
 {
@@ -372,24 +444,32 @@ bool preflight(const struct machine_config *config,
     unsigned n = config->nodes->len;
     struct accel_choice *choices = g_new0(struct accel_choice, n);
     g_autofree char *kvm_reason = NULL;
+    bool any_here = false;
     int kvm_works = -1;
 
     check_share(&c);
     check_sockets(&c);
-    check_memory(&c);
+    check_memory(&c, memory_needed(config));
     for (unsigned i = 0; i < n; i++) {
-        check_node(&c, config_node(config, i));
+        if (!config_node(config, i)->host) {
+            check_node(&c, config_node(config, i));
+            any_here = true;
+        }
+    }
+    if (any_here) {
+        check_key(&c);
     }
     /* last: the only check that takes time */
     for (unsigned i = 0; i < n && errors->len == 0; i++) {
-        choose_accel(&c, config_node(config, i), &kvm_works, &kvm_reason,
-                     &choices[i]);
-    }
-    if (errors->len > 0) {
-        g_ptr_array_add(errors, NULL);
-        g_autofree char *all = g_strjoinv("\n", (char **)errors->pdata);
+        const struct node_config *node = config_node(config, i);
 
-        g_set_error_literal(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST, all);
+        if (node->host) {
+            choices[i] = choose_elsewhere(node);
+        } else {
+            choose_accel(&c, node, &kvm_works, &kvm_reason, &choices[i]);
+        }
+    }
+    if (!check_result(&c, error)) {
         accel_choices_free(choices, n);
         return false;
     }

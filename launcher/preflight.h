@@ -13,12 +13,18 @@ struct accel_choice {
 
 /*
  * Checks everything: QEMU, kernels, folders, socket paths, memory, host CPUs,
- * ports, accelerators. On failure one line per thing that is wrong.
+ * ports, the key, accelerators. On failure one line per thing that is wrong.
+ * What concerns nodes on other hosts is checked there.
  * @ret_choices: an array of one struct accel_choice per node, to be given to
  * accel_choices_free().
  */
 bool preflight(const struct machine_config *config,
                struct accel_choice **ret_choices, GError **error);
+
+/* The same on the host of one node, for that node. */
+bool preflight_far(const struct machine_config *config, unsigned self,
+                   enum accel *ret_accel, GError **error);
+
 void accel_choices_free(struct accel_choice *choices, unsigned n);
 
 /* PREFIX/bin/qemu-system-ISA */

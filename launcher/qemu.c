@@ -69,6 +69,9 @@ static char *backend_json(const struct qemu_spec *spec)
     if (c->peer_timeout_ms) {
         member_int(b, "peer-timeout-ms", c->peer_timeout_ms);
     }
+    if (c->key) {
+        member_string(b, "key-file", c->key);
+    }
     if (!c->prefetch) {
         json_builder_set_member_name(b, "prefetch");
         json_builder_add_boolean_value(b, FALSE);
@@ -129,7 +132,7 @@ static void add_devices(GPtrArray *argv, const struct qemu_spec *spec)
 {
     const struct machine_config *c = spec->config;
     const struct node_config *n = config_node(c, spec->self);
-    g_autofree char *run = option_value(spec->run_path);
+    g_autofree char *run = n->host ? NULL : option_value(spec->run_path);
     g_autofree char *share = option_value(c->share);
 
     if (spec->echo_floor) {
@@ -149,7 +152,10 @@ static void add_devices(GPtrArray *argv, const struct qemu_spec *spec)
     add(argv, "-chardev", "socket,id=qmp,fd=%d", QEMU_FD_QMP);
     add(argv, "-mon", "chardev=qmp,mode=control");
     /* A second monitor, for people and tests; the first is ours. */
-    add(argv, "-qmp", "unix:%s/qmp-%u.sock,server=on,wait=off", run, spec->self);
+    if (run) {
+        add(argv, "-qmp", "unix:%s/qmp-%u.sock,server=on,wait=off", run,
+            spec->self);
+    }
     add(argv, "-fsdev", "local,id=share,path=%s,security_model=none%s", share,
         c->share_readonly ? ",readonly=on" : "");
     add(argv, "-device", "virtio-9p-pci,fsdev=share,mount_tag=share");
@@ -246,9 +252,12 @@ pid_t child_start(char **argv, const int *fds, const int *target_fds,
 {
     struct child_setup setup = { .parent = getpid() };
     GPid pid = -1;
-    int log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    int log = -1;
 
-    if (log < 0) {
+    if (log_path) {
+        log = open(log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    }
+    if (log_path && log < 0) {
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_HOST,
                     "cannot create %s: %s", log_path, g_strerror(errno));
         return -1;
@@ -271,7 +280,7 @@ pid_t child_start(char **argv, const int *fds, const int *target_fds,
     if (setup.cpus) {
         CPU_FREE(setup.cpus);
     }
-    close(log);
+    close_fd(&log);
     return pid;
 }
 

@@ -18,6 +18,7 @@ enum {
     QEMU_FD_CONSOLE,
     QEMU_FD_ECHO_KICK, /* only with an echo peer */
     QEMU_FD_ECHO_CALL,
+    QEMU_FD_REQUEST, /* of courier.h, in the place of a QEMU */
     QEMU_FD_END
 };
 
@@ -25,7 +26,7 @@ struct qemu_spec {
     const struct machine_config *config;
     unsigned self;
     enum accel accel; /* TCG or KVM */
-    const char *run_path;
+    const char *run_path; /* not used for a node on another host */
     const char *machine_uuid;
     bool echo_floor; /* virtio-fabric has its echo queue */
 };
@@ -35,7 +36,7 @@ char **qemu_argv(const struct qemu_spec *spec);
 
 /*
  * Starts it. @fds: our numbers for QEMU_FD_QMP and on, -1 for none; they stay
- * the caller's. Its stderr and stdout go to @log_path. It dies when this
+ * the caller's. Its stderr and stdout go to @log_path (NULL: to ours). It dies when this
  * process dies. Return: its pid, not reaped by anybody but the caller; -1.
  */
 pid_t qemu_start(const struct qemu_spec *spec,

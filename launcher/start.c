@@ -36,6 +36,12 @@ struct machine_config *start_prepare(const char *conf,
         g_free(config->share);
         config->share = g_canonicalize_filename(o->share, NULL);
     }
+    if (o->echo_floor && config_node(config, 0)->host) {
+        g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_CONFIG,
+                    "--echo-floor: node %s is on another host",
+                    config_node(config, 0)->name);
+        return NULL;
+    }
     if (!preflight(config, ret_accels, error)) {
         return NULL;
     }

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "key.h"
+#include "transport.h"
 
 /* 128 bits cannot be guessed; the upper bound is that of psktool(1). */
 #define KEY_MIN_BYTES 16
@@ -202,6 +203,14 @@ int dsm_key_load(const char *path, struct dsm_key **ret_key,
     explicit_bzero(text, sizeof(text));
     explicit_bzero(secret, sizeof(secret));
     return ret;
+}
+
+bool dsm_address_needs_key(const char *address)
+{
+    const char *where = address + strlen("tcp:");
+
+    return strncmp(address, "tcp:", strlen("tcp:")) == 0 &&
+           dsm__tcp_check(where) == 0 && !dsm__tcp_is_loopback(where);
 }
 
 void dsm_key_free(struct dsm_key *key)

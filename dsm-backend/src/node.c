@@ -74,16 +74,6 @@ void *dsm__node_transport_ctx(const struct dsm_node *node,
                                             : node->options.transport_ctx;
 }
 
-bool dsm_address_needs_key(const char *address)
-{
-    static const struct dsm__options none;
-    const char *where;
-
-    return node_find_transport(&none, NULL, address, &where) ==
-               &dsm__transport_tcp &&
-           dsm__tcp_check(where) == 0 && !dsm__tcp_is_loopback(where);
-}
-
 static bool name_is_valid(const char *name)
 {
     size_t len = strnlen(name, DSM_NAME_BYTES);

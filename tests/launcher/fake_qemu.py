@@ -18,6 +18,9 @@ as fake.KEY[=VALUE]:
   flood=N        says N million lines on its console while it boots
   garbage        the agent sends noise before and after its greeting
   frames=HEX     sent on the first session instead of running it
+  faults         its counters are those of coherence=dsm, and count
+  names          it knows who has page 77
+  names=hang     it is asked who has pages and never answers
 """
 import errno
 import fcntl
@@ -138,6 +141,9 @@ class Session:
             if k == b'env':
                 name, _, value = v.decode().partition('=')
                 env[name] = value
+        if args[0] == b'chimera-pages' and 'names' in fake.fake:
+            args = (['sleep', '100'] if fake.fake['names'] else
+                    ['echo', '77 segment s: pong[7]\nsegment s: ping[8]'])
         cwd = single.get('cwd', '/')
         if cwd == '/mnt/share' or cwd.startswith('/mnt/share/'):
             cwd = fake.options.share + cwd[len('/mnt/share'):]
@@ -269,9 +275,10 @@ class Fake:
         self.qmp = Wire(self.loop, int(options.chardev['qmp']['fd']),
                         self.on_qmp)
         self.agent = None
-        self.second = socket.socket(socket.AF_UNIX)
-        self.second.bind(options.qmp)
-        self.second.listen(1)
+        if options.qmp:
+            self.second = socket.socket(socket.AF_UNIX)
+            self.second.bind(options.qmp)
+            self.second.listen(1)
         self.qmp_input = b''
         self.qmp.send(b'{"QMP": {"version": {"qemu": {"major": 10}}, '
                       b'"capabilities": ["oob"]}}\r\n')
@@ -304,6 +311,9 @@ class Fake:
                          for n in self.options.backend['nodes']]
                 reply = {'return': {'node': self.options.backend['self'],
                                     'nodes': nodes}}
+                if 'faults' in self.fake:
+                    reply['return']['coherence'] = 'dsm'
+                    self.add_faults(nodes)
             elif name in ('qmp_capabilities', 'quit'):
                 reply = {'return': {}}
             else:
@@ -313,6 +323,18 @@ class Fake:
             self.qmp.send(json.dumps(reply).encode() + b'\r\n')
             if name == 'quit' and 'stubborn' not in self.fake:
                 sys.exit(0)
+
+    def add_faults(self, nodes):
+        """Each millisecond one, all of page 77 of node 0."""
+        n = int(time.monotonic() * 1000)
+        for node in nodes:
+            node['region'] = {'page-size': 4096, 'heat': {'range-pages': 512}}
+        nodes[0]['region'] = {
+            'page-size': 4096, 'read-faults': n, 'pages-received': n,
+            'read-ns': [0] * 14 + [n], 'write-ns': [0] * 40,
+            'heat': {'faults': n, 'range-pages': 512, 'ranges': [n] + [0] * 127,
+                     'pages': [{'page': 77, 'faults': n, 'writes': n // 4,
+                                'missed': 0}]}}
 
     def boot(self):
         name = self.options.backend['nodes'][self.options.backend['self']]

@@ -11,6 +11,13 @@
 #include <string.h>
 
 #define NODE "[node a]\nisa=x86_64\n"
+#define DSM "[machine]\ncoherence=dsm\n"
+#define ADDRESS "allowed: tcp:HOST:PORT with a numeric address at which the " \
+                "other nodes reach this one, such as tcp:127.0.0.1:7001"
+#define HOST "allowed: what start-command calls a host, 1 to 253 letters, " \
+             "digits and _-./:@%+, not beginning with '-'"
+#define COMMAND "allowed: a command with the words {host} and {command}, " \
+                "such as ssh {host} {command}"
 
 static const struct {
     const char *name, *text, *error;
@@ -55,11 +62,11 @@ static const struct {
     { "unknown-key-far", NODE "colour=red\n",
       "m.conf:3:colour: unknown key; allowed in [node a]: isa, cpus, memory, "
       "accel, cpu-model, cpu-affinity, locks, tlb-shootdown, kernel, initrd, "
-      "append, network, forward, address" },
+      "append, network, forward, address, host" },
     { "key-of-other-group", "[machine]\ncpus=1\n" NODE,
       "m.conf:2:cpus: unknown key; allowed in [machine]: name, coherence, "
       "share, share-readonly, boot-timeout, overcommit, prefetch, "
-      "heartbeat-ms, peer-timeout-ms" },
+      "heartbeat-ms, peer-timeout-ms, key, start-command" },
     { "no-isa", "[node a]\ncpus=1\n",
       "m.conf:1:isa: missing in [node a]; allowed: x86_64 or aarch64" },
     /* values of nodes */
@@ -130,14 +137,69 @@ static const struct {
     { "network", NODE "network=bridge\n",
       "m.conf:3:network: found 'bridge'; allowed: none or user" },
     { "address-form", NODE "address=unix:/x\n",
-      "m.conf:3:address: found 'unix:/x'; allowed: tcp:HOST:PORT with an "
-      "address of this host's loopback, such as tcp:127.0.0.1:7001" },
-    { "address-far", NODE "address=tcp:10.0.0.1:7001\n",
-      "m.conf:3:address: found 'tcp:10.0.0.1:7001'; allowed: tcp:HOST:PORT "
-      "with an address of this host's loopback, such as tcp:127.0.0.1:7001" },
+      "m.conf:3:address: found 'unix:/x'; " ADDRESS },
+    { "address-name", NODE "address=tcp:localhost:7001\n",
+      "m.conf:3:address: found 'tcp:localhost:7001'; " ADDRESS },
+    { "address-any", NODE "address=tcp:0.0.0.0:7001\n",
+      "m.conf:3:address: found 'tcp:0.0.0.0:7001'; " ADDRESS },
     { "address-port", NODE "address=tcp:[::1]:70000\n",
-      "m.conf:3:address: found 'tcp:[::1]:70000'; allowed: tcp:HOST:PORT with "
-      "an address of this host's loopback, such as tcp:127.0.0.1:7001" },
+      "m.conf:3:address: found 'tcp:[::1]:70000'; " ADDRESS },
+    { "address-far", DSM NODE "address=tcp:10.0.0.1:7001\n",
+      "m.conf:5:address: found tcp:10.0.0.1:7001, which is not on the host's "
+      "loopback; links that others can reach need key in [machine]" },
+    { "address-far-6", DSM NODE "address=tcp:[2001:db8::1]:7001\n",
+      "m.conf:5:address: found tcp:[2001:db8::1]:7001, which is not on the "
+      "host's loopback; links that others can reach need key in [machine]" },
+    { "key-shared", "[machine]\nkey=k\n" NODE,
+      "m.conf:2:key: found with coherence=shared, whose links do not leave "
+      "the host; it needs coherence=dsm" },
+    { "host-form", DSM "start-command=ssh {host} {command}\n" NODE
+      "address=tcp:127.0.0.1:1\nhost=a b\n",
+      "m.conf:7:host: found 'a b'; " HOST "\n"
+      "m.conf:3:start-command: found, but no node has a host" },
+    { "host-option", DSM "start-command=ssh {host} {command}\n" NODE
+      "address=tcp:127.0.0.1:1\nhost=-oProxyCommand\n",
+      "m.conf:7:host: found '-oProxyCommand'; " HOST "\n"
+      "m.conf:3:start-command: found, but no node has a host" },
+    { "host-shell", DSM "start-command=ssh {host} {command}\n" NODE
+      "address=tcp:127.0.0.1:1\nhost=$(id)\n",
+      "m.conf:7:host: found '$(id)'; " HOST "\n"
+      "m.conf:3:start-command: found, but no node has a host" },
+    { "host-no-command", DSM NODE "address=tcp:127.0.0.1:1\nhost=b\n",
+      "m.conf:6:host: found without start-command in [machine], which says "
+      "how a program is started there" },
+    { "host-shared", "[machine]\nstart-command=ssh {host} {command}\n" NODE
+      "address=tcp:127.0.0.1:1\nhost=b\n",
+      "m.conf:6:host: found with coherence=shared, whose nodes share one "
+      "host's memory; it needs coherence=dsm\n"
+      "m.conf:5:address: found with coherence=shared, whose nodes pass each "
+      "other memory through unix sockets; it needs coherence=dsm" },
+    { "host-no-address", DSM "start-command=ssh {host} {command}\n" NODE
+      "host=b\n",
+      "m.conf:6:address: missing in [node a]; nodes of a machine with hosts "
+      "find each other by tcp" },
+    { "host-loopback", DSM "start-command=ssh {host} {command}\nkey=k\n" NODE
+      "address=tcp:127.0.0.1:1\nhost=a\n[node b]\nisa=aarch64\n"
+      "address=tcp:192.0.2.1:1\n",
+      "m.conf:7:address: found tcp:127.0.0.1:1, which means another host's "
+      "own loopback to node b" },
+    { "host-loopback-here", DSM "start-command=ssh {host} {command}\nkey=k\n"
+      NODE "address=tcp:192.0.2.1:1\nhost=a\n[node b]\nisa=aarch64\n"
+      "address=tcp:127.0.0.1:1\n",
+      "m.conf:11:address: found tcp:127.0.0.1:1, which means another host's "
+      "own loopback to node a" },
+    { "command-unused", DSM "start-command=ssh {host} {command}\n" NODE,
+      "m.conf:3:start-command: found, but no node has a host" },
+    { "command-host", DSM "start-command=ssh b {command}\n" NODE,
+      "m.conf:3:start-command: found 'ssh b {command}'; " COMMAND },
+    { "command-command", DSM "start-command=ssh {host} chimera\n" NODE,
+      "m.conf:3:start-command: found 'ssh {host} chimera'; " COMMAND },
+    { "command-program", DSM "start-command={command} {host}\n" NODE,
+      "m.conf:3:start-command: found '{command} {host}'; " COMMAND },
+    { "command-quotes", DSM "start-command=ssh '{host} {command}\n" NODE,
+      "m.conf:3:start-command: found 'ssh '{host} {command}'; " COMMAND },
+    { "command-empty", DSM "start-command=\n" NODE,
+      "m.conf:3:start-command: found ''; " COMMAND },
     { "address-shared", NODE "address=tcp:127.0.0.1:7001\n",
       "m.conf:3:address: found with coherence=shared, whose nodes pass each "
       "other memory through unix sockets; it needs coherence=dsm" },
@@ -317,6 +379,39 @@ static void test_locks(void)
     g_assert_true(g_str_has_suffix(q->kernel, "/images/x86_64/kernel"));
 }
 
+static void test_hosts(void)
+{
+    static const char text[] =
+        DSM "key=sub/m.key\n"
+        "start-command=sh -c 'ssh \"{host}\" nice {command}' - {host}:{host} "
+        "{command}\n"
+        "[node a]\nisa=x86_64\naddress=tcp:192.0.2.1:7001\n"
+        "[node b]\nisa=aarch64\naddress=tcp:[2001:db8::2]:7001\n"
+        "host=me@b.example\n";
+    static const char *const command[] = { "/usr/bin/x", "far", NULL };
+    static const char *const want[] = {
+        "sh", "-c", "ssh \"me@b.example\" nice /usr/bin/x far", "-",
+        "me@b.example:me@b.example", "/usr/bin/x", "far", NULL,
+    };
+    g_autoptr(MachineConfig) c = parse("/etc/m.conf", text);
+    g_auto(GStrv) argv =
+        config_start_argv(c, config_node(c, 1)->host, command);
+
+    g_assert_cmpstr(c->key, ==, "/etc/sub/m.key");
+    g_assert_cmpstr(c->text, ==, text);
+    g_assert_null(config_node(c, 0)->host);
+    g_assert_cmpstr(config_node(c, 1)->host, ==, "me@b.example");
+    g_assert_true(g_strv_equal((const char *const *)argv, want));
+
+    g_assert_true(config_is_plain("/opt/x-1.2_3/bin/chimera"));
+    for (const char *s = " '\"\\$`;&|<>(){}[]*?!~#\n\t^"; *s; s++) {
+        const char word[] = { 'a', *s, 0 };
+
+        g_assert_false(config_is_plain(word));
+    }
+    g_assert_false(config_is_plain(""));
+}
+
 static void test_name_from_file(void)
 {
     g_autoptr(GError) error = NULL;
@@ -394,6 +489,7 @@ int main(int argc, char **argv)
     g_test_add_func("/config/full", test_full);
     g_test_add_func("/config/defaults", test_defaults);
     g_test_add_func("/config/locks", test_locks);
+    g_test_add_func("/config/hosts", test_hosts);
     g_test_add_func("/config/name-from-file", test_name_from_file);
     g_test_add_func("/config/many-nodes", test_many_nodes);
     g_test_add_func("/config/nul", test_nul);
