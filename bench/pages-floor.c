@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/param.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -261,22 +262,40 @@ void floor_end(struct floor *f)
     free(f);
 }
 
-double floor_bulk(size_t bytes, bool tcp)
+/* @bytes of memory, there already. */
+static uint8_t *memory(size_t bytes)
 {
-    size_t chunk = 131072, done = 0;
-    uint8_t *buf = malloc(chunk);
+    uint8_t *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED) {
+        fail("mmap");
+    }
+    madvise(p, bytes, MADV_NOHUGEPAGE);
+    memset(p, 1, bytes);
+    return p;
+}
+
+double floor_bulk(size_t bytes, size_t span, bool tcp)
+{
+    size_t chunk = MIN(span, 131072), done = 0;
     uint64_t begin;
+    uint8_t *buf;
     int fd[2];
     pid_t pid;
 
-    memset(buf, 1, chunk);
     pair(fd, tcp);
     pid = fork();
+    buf = memory(span); /* not a copy of the other's */
     if (pid == 0) {
         close(fd[0]);
-        recv(fd[1], buf, 1, 0);
+        /* ready; then the word to begin */
+        if (send(fd[1], buf, 1, 0) != 1 || recv(fd[1], buf, 1, 0) != 1) {
+            _exit(1);
+        }
         while (done < bytes) {
-            ssize_t n = send(fd[1], buf, chunk, 0);
+            size_t at = done % span;
+            ssize_t n = send(fd[1], buf + at, MIN(chunk, span - at), 0);
 
             if (n < 0) {
                 _exit(1);
@@ -286,12 +305,16 @@ double floor_bulk(size_t bytes, bool tcp)
         _exit(0);
     }
     close(fd[1]);
+    if (recv(fd[0], buf, 1, 0) != 1) {
+        fail("recv");
+    }
     begin = now_ns();
-    if (send(fd[0], buf, 1, 0) < 0) {
+    if (send(fd[0], buf, 1, 0) != 1) {
         fail("send");
     }
     while (done < bytes) {
-        ssize_t n = recv(fd[0], buf, chunk, 0);
+        size_t at = done % span;
+        ssize_t n = recv(fd[0], buf + at, MIN(chunk, span - at), 0);
 
         if (n <= 0) {
             fail("recv");
@@ -301,6 +324,6 @@ double floor_bulk(size_t bytes, bool tcp)
     begin = now_ns() - begin;
     close(fd[0]);
     waitpid(pid, NULL, 0);
-    free(buf);
+    munmap(buf, span);
     return bytes * 1e3 / begin;
 }

@@ -26,7 +26,10 @@ void floor_prepare(struct floor *f, bool upgrade);
 uint64_t floor_fault(struct floor *f, int page, bool upgrade);
 void floor_end(struct floor *f);
 
-/* Return: MB/s of a socket that carries so many bytes to another process. */
-double floor_bulk(size_t bytes, bool tcp);
+/*
+ * Return: MB/s of a socket that carries so many bytes to another process, out
+ * of and into @span bytes of memory, over and over.
+ */
+double floor_bulk(size_t bytes, size_t span, bool tcp);
 
 #endif
