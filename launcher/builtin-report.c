@@ -3,6 +3,7 @@
 #include "command.h"
 #include "paths.h"
 #include "report.h"
+#include "rundir.h"
 #include "target.h"
 #include "util.h"
 
@@ -61,6 +62,7 @@ static bool write_report(const char *path, const char *from, const char *text,
 static char *find_recording(const char *arg, bool *ret_growing, GError **error)
 {
     g_autofree char *machine = NULL, *root = NULL, *link = NULL, *path = NULL;
+    pid_t pid;
 
     *ret_growing = false;
     if (arg && (strchr(arg, '/') || g_file_test(arg, G_FILE_TEST_EXISTS)) &&
@@ -75,8 +77,12 @@ static char *find_recording(const char *arg, bool *ret_growing, GError **error)
     link = g_build_filename(root, machine, "recording", NULL);
     path = g_file_read_link(link, NULL);
     if (!path) {
+        bool runs = rundir_probe(machine, &pid) == RUNDIR_OWNED;
+
         g_set_error(error, CHIMERA_ERROR, CHIMERA_ERROR_STATE,
-                    "machine '%s' is not recorded: start it with --record FILE",
+                    runs ? "machine '%s' is not recorded: start it with "
+                           "--record FILE"
+                         : "no machine '%s' is running",
                     machine);
         return NULL;
     }

@@ -209,6 +209,9 @@ static bool first_sample(struct report *rep, JsonObject *line, double t,
     if (!s) {
         return false;
     }
+    for (unsigned i = 0; i < s->nr_nodes; i++) {
+        rep->dsm = rep->dsm || s->node[i].dsm;
+    }
     rep->nr_nodes = s->nr_nodes;
     rep->names = g_new0(char *, s->nr_nodes + 1);
     rep->total = g_new0(struct sample, 1);
@@ -302,8 +305,7 @@ static struct report *report_read(struct recording *r, GError **error)
 {
     g_autoptr(Report) rep = g_new0(struct report, 1);
     GError *why = NULL;
-    const char *coherence;
-    JsonObject *line, *machine;
+    JsonObject *line;
     uint64_t ms;
 
     rep->head = recording_head(r);
@@ -312,13 +314,6 @@ static struct report *report_read(struct recording *r, GError **error)
     rep->pages = g_hash_table_new_full(g_str_hash, g_str_equal, g_free,
                                        page_total_free);
     rep->who = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    machine = json_object_get_object_member(rep->head, "machine");
-    if (!json_get_text(machine, "coherence", &coherence, &why)) {
-        recording_prefix(r, &why);
-        g_propagate_error(error, why);
-        return NULL;
-    }
-    rep->dsm = !strcmp(coherence, "dsm");
     while ((line = recording_next(r, &ms, &why))) {
         bool good = false;
 

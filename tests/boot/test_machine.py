@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 import unittest
+import xml.etree.ElementTree
 
 BUILD = ""
 CHIMERA = ""
@@ -128,9 +129,9 @@ class MachineTest(unittest.TestCase):
             self.assertEqual(failed, "0", output)
             self.assertGreater(int(passed), 0, output)
 
-    def up(self, config, share=None):
+    def up(self, config, share=None, options=()):
         self.chimera("up", "-q", "--logs", self.logs, "--share",
-                     share or GUEST, config)
+                     share or GUEST, *options, config)
         name = os.path.basename(config)
         with open(config, encoding="utf-8") as f:
             name = re.search(r"^name=(.*)$", f.read(), re.M).group(1)
@@ -819,6 +820,49 @@ class Links(MachineTest):
             "onnode 1 ./aarch64/segments follow & "
             "./x86_64/segments lead 1; a=$?; wait; exit $a", config=config)
         self.assert_summary(out)
+
+
+class Monitor(MachineTest):
+    """What top and report show of nodes that fight for a segment."""
+
+    @unittest.skipIf(COHERENCE == "shared", "there are no page faults")
+    def test_top_and_report(self):
+        config = write_config("boot-monitor", "xa")
+        with tempfile.TemporaryDirectory() as folder:
+            recording = os.path.join(folder, "run.jsonl")
+            name = self.up(config, options=("--record", recording))
+            with subprocess.Popen(
+                    [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/litmus",
+                     "--nodes", "all", "--seconds", "1"],
+                    stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                    text=True) as litmus:
+                self.assertRegex(litmus.stdout.readline(), "^ok ")
+                out = self.chimera("top", "-b", "-n", "2", name).stdout
+                litmus.terminate()
+            frames = re.split(r"(?m)^(?=boot-monitor: )", out)[1:]
+            self.assertEqual(len(frames), 2, out)
+            for node in ("x86", "arm"):
+                # faults of this second, bytes, and who has the segment
+                row = re.search(rf"(?m)^  {node}\d +(\d+) +(\d+|-) ", frames[1])
+                self.assertGreater(int(row.group(1)), 10, out)
+                self.assertRegex(
+                    frames[1], rf"(?m)^  {node}\d +x860 +\d+ +\d+ +\d+ % +"
+                    r"segment team-0-\d+: litmus\[\d+\]$")
+            page = os.path.join(folder, "run.html")
+            self.chimera("report", name, "-o", page)
+            self.chimera("down", name)
+            whole = os.path.join(folder, "whole.html")
+            self.chimera("report", recording, "-o", whole)
+            for path_ in (page, whole):
+                root = xml.etree.ElementTree.parse(path_).getroot()
+                text = "".join(root.itertext())
+                ids = [e.get("id") for e in root.iter() if e.get("id")]
+                self.assertEqual(ids, ["configuration", "traffic", "heat",
+                                       "latency", "prefetch", "messages"])
+                self.assertIn("Memory of x860", text)
+                self.assertRegex(text, r"segment team-0-\d+: litmus\[\d+\]")
+                plots = [e for e in root.iter() if e.tag.endswith("}svg")]
+                self.assertGreaterEqual(len(plots), 7)
 
 
 class Code(MachineTest):

@@ -9,10 +9,13 @@ usage: test_launcher.py CHIMERA [unittest arguments]
 import fcntl
 import glob
 import hashlib
+import html.parser
 import json
 import os
 import pty
 import random
+import re
+import resource
 import select
 import shutil
 import signal
@@ -24,6 +27,7 @@ import tempfile
 import termios
 import time
 import unittest
+import xml.etree.ElementTree
 
 sys.dont_write_bytecode = True  # the source tree stays clean
 import harness  # noqa: E402
@@ -51,6 +55,32 @@ class FakeTest(LauncherTest):
                 with open('%s/images/%s/%s' % (prefix, isa, name), 'w') as f:
                     f.write('not empty')
         return prefix
+
+    def terminal(self, *args, rows=31, cols=97):
+        """Starts a command on a terminal of its own; returns its master."""
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ,
+                    struct.pack('HHHH', rows, cols, 0, 0))
+        before = termios.tcgetattr(slave)
+        child = self.start(
+            *args, stdin=slave, stdout=slave, stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        return child, master, slave, before
+
+    def read_until(self, master, text):
+        data = b''
+        deadline = time.monotonic() + harness.TIMEOUT_S
+        while text not in data:
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([master], [], [], max(left, 0))
+            if not ready:
+                raise AssertionError('no %r in %r' % (text, data))
+            try:
+                data += os.read(master, 4096)
+            except OSError:
+                raise AssertionError('no %r in %r' % (text, data))
+        return data
 
     def two(self, x86='', arm='', machine='', name='m.conf'):
         """Two nodes; the arguments are lines of their groups."""
@@ -753,32 +783,6 @@ class Sessions(FakeTest):
 
     # ---- terminals ----
 
-    def terminal(self, *args, rows=31, cols=97):
-        """Starts a command on a terminal of its own; returns its master."""
-        master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ,
-                    struct.pack('HHHH', rows, cols, 0, 0))
-        child = self.start(
-            *args, stdin=slave, stdout=slave, stderr=slave,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
-        before = termios.tcgetattr(slave)
-        return child, master, slave, before
-
-    def read_until(self, master, text):
-        data = b''
-        deadline = time.monotonic() + harness.TIMEOUT_S
-        while text not in data:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([master], [], [], max(left, 0))
-            if not ready:
-                raise AssertionError('no %r in %r' % (text, data))
-            try:
-                data += os.read(master, 4096)
-            except OSError:
-                raise AssertionError('no %r in %r' % (text, data))
-        return data
-
     def test_terminal(self):
         child, master, slave, before = self.terminal(
             'exec', 'x86', 'sh', '-c',
@@ -946,6 +950,261 @@ class Sessions(FakeTest):
             self.control(data, read=False)
         self.assertEqual(self.status('m')['state'], 'running')
         self.ok('exec', 'x86', 'true')
+
+
+class Monitor(FakeTest):
+    """top, recordings and reports."""
+
+    COUNTS = 'append=fake.faults fake.names'
+
+    def shown(self, text):
+        """The frames of top -b: lists of lines."""
+        return [part.splitlines() for part in
+                re.split(r'(?m)^(?=m: )', text.decode())[1:]]
+
+    def test_top(self):
+        self.up(x86=self.COUNTS, arm=self.COUNTS)
+        frames = self.shown(self.ok('top', '-b', '-n', '2', '-d', '0.2',
+                                    'm').out)
+        self.assertEqual(len(frames), 2)
+        for frame in frames:
+            text = '\n'.join(frame)
+            seconds = float(re.search(r'the last ([\d.]+) s', text)[1])
+            self.assertGreater(seconds, 0.05)
+            row = re.search(r'(?m)^  x86 +(\d+) .*$', text)
+            self.assertLess(abs(int(row[1]) - 1000), 400, text)
+            self.assertRegex(text, r'(?m)^  arm +\d+ .*$')
+            # ...each names the segment's own process; page 77 is node 0's
+            self.assertRegex(
+                text, r'(?m)^  x86 +x86 +77 +\d+ +25 % +segment s: pong\[7\]$')
+            self.assertRegex(
+                text, r'(?m)^  arm +x86 +77 +\d+ +25 % +segment s: ping\[8\]$')
+            p50, p99 = re.search(r'x86 +([\d.]+) us +([\d.]+) us', text).groups()
+            self.assertEqual((p50, p99), ('24.6', '32.6'))
+        self.ok('down')
+
+    def test_names_do_not_come(self):
+        """An agent that hangs costs two seconds, and a dash."""
+        hang = 'append=fake.faults fake.names=hang'
+        self.up(x86=hang, arm=hang)
+        begin = time.monotonic()
+        (frame,) = self.shown(self.ok('top', '-b', '-n', '1', '-d', '0.2').out)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.assertRegex('\n'.join(frame), r'(?m)^  arm +x86 +77 +\d+ +25 % +-$')
+        self.ok('down')
+
+    def test_top_of_shared_memory(self):
+        self.up()
+        (frame,) = self.shown(self.ok('top', '-b', '-n', '1', '-d', '0.1').out)
+        self.assertIn('All nodes map the same memory, so there are no page '
+                      'faults between them. Messages:', frame)
+        self.ok('down')
+
+    def test_top_of_a_node_that_dies(self):
+        self.up(x86=self.COUNTS, arm=self.COUNTS)
+        os.kill(self.node('m', 1)['pid'], signal.SIGKILL)
+        wait_until(lambda: self.node('m', 1)['state'] == 'down', 'down')
+        (frame,) = self.shown(self.ok('top', '-b', '-n', '1', '-d', '0.2').out)
+        self.assertIn('  node arm: node is down: QEMU was killed by signal 9 '
+                      '(Killed)', frame)
+        self.assertRegex('\n'.join(frame), r'(?m)^  x86 +x86 +77 ')
+        self.ok('down')
+
+    def test_bad_options(self):
+        for args, message in (
+                (('-d', '0'), "-d: found '0'; allowed: 0.1 to 3600 seconds"),
+                (('-d', 'x'), "-d: found 'x'; allowed: 0.1 to 3600 seconds"),
+                (('-n', '0'), "-n: found '0'; allowed: a number of at least 1"),
+                ((), 'standard output is no terminal; -b is for that'),
+                (('a', 'b'), "unexpected 'b'")):
+            r = self.call('top', *args)
+            self.assertEqual((r.code, r.err), (2, self.lines(
+                "top: %s; 'chimera help top' says more" % message)))
+        r = self.call('top', '-b')
+        self.assertEqual((r.code, r.err),
+                         (1, self.lines('no machine is running')))
+
+    def on_terminal(self, end, code):
+        """However it ends, the terminal is as it was before."""
+        child, master, slave, before = self.terminal('top', '-d', '0.2', 'm')
+        self.read_until(master, b'q quits')
+        self.assertNotEqual(termios.tcgetattr(slave), before)
+        end(child, master)
+        out = self.read_until(master, b'\x1b[?25h\x1b[?1049l')
+        child.wait(harness.TIMEOUT_S)
+        self.assertEqual(child.returncode, code, out)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        os.close(slave)
+        os.close(master)
+
+    def test_terminal_is_restored(self):
+        self.up(x86=self.COUNTS, arm=self.COUNTS)
+        for end, code in (
+                (lambda child, master: os.write(master, b'q'), 0),
+                (lambda child, master: os.write(master, b'x\x03'), 130),
+                (lambda child, master: child.send_signal(signal.SIGTERM), 143),
+                (lambda child, master: self.ok('down', 'm'), 1)):
+            self.on_terminal(end, code)
+
+    def test_supervisor_hangs(self):
+        """q works also while nobody answers."""
+        self.up(x86=self.COUNTS)
+        pid = self.status('m')['pid']
+
+        def end(child, master):
+            os.kill(pid, signal.SIGSTOP)
+            os.write(master, b'q')
+        try:
+            self.on_terminal(end, 0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.ok('down')
+
+    def page(self, path):
+        """The page at @path, which is well-formed and needs nothing else."""
+        with open(path, encoding='utf-8') as f:
+            text = f.read()
+        root = xml.etree.ElementTree.fromstring(text)
+        for element in root.iter():
+            for name, value in element.attrib.items():
+                self.assertNotIn(name, ('src', 'srcset', 'data'))
+                if name == 'href':
+                    self.assertRegex(value, '^#')
+            self.assertFalse(element.tag.endswith('script'))
+        opened = []
+
+        class Parser(html.parser.HTMLParser):
+            def handle_starttag(parser, tag, attributes):
+                if tag not in ('meta',):
+                    opened.append(tag)
+
+            def handle_endtag(parser, tag):
+                self.assertEqual(opened.pop(), tag)
+
+            def handle_startendtag(parser, tag, attributes):
+                pass
+        Parser().feed(text)
+        self.assertEqual(opened, [])
+        ids = re.findall(r'<h2 id="([a-z]+)"', text)
+        self.assertEqual(ids, ['configuration', 'traffic', 'heat', 'latency',
+                               'prefetch', 'messages'])
+        return text, root
+
+    def test_report(self):
+        conf = self.two(x86=self.COUNTS, arm=self.COUNTS)
+        self.ok('run', '-q', '--record', 'run.jsonl', conf, 'sleep', '2.2')
+        with open(self.dir + '/run.jsonl') as f:
+            lines = [json.loads(line) for line in f]
+        samples = [line['ms'] for line in lines if 'nodes' in line]
+        self.assertEqual(samples, sorted(samples))
+        self.assertIn(len(samples), (4, 5), samples) # 0, 1, 2 s and the end
+        self.assertGreater(samples[-1], 2200)
+        r = self.ok('report', 'run.jsonl')
+        self.assertEqual(r.out, b'run.html\n')
+        text, root = self.page(self.dir + '/run.html')
+        for part in ('Run of machine m', 'The hottest pages', 'Memory of x86',
+                     'segment s: pong[7]', 'segment s: ping[8]'):
+            self.assertIn(part, text)
+        svg = '{http://www.w3.org/2000/svg}svg'
+        self.assertGreaterEqual(len(list(root.iter(svg))), 7)
+        self.assertEqual(self.ok('report', 'run.jsonl', '-o', '-').out.decode(),
+                         text)
+
+    def test_report_of_shared_memory(self):
+        self.ok('run', '-q', '--record', 'run.jsonl', self.two(), 'true')
+        self.ok('report', '-o', 'x.html', 'run.jsonl')
+        text, _ = self.page(self.dir + '/x.html')
+        self.assertEqual(text.count('All nodes map the same memory'), 3)
+
+    def test_report_of_a_running_machine(self):
+        conf = self.two(x86=self.COUNTS)
+        self.ok('up', '-q', '--record', 'run.jsonl', conf)
+        with open(self.dir + '/run.jsonl') as f:
+            wait_until(lambda: f.read().count('"nodes"') > 1 or f.seek(0),
+                       'two samples')
+        self.assertEqual(self.ok('report', 'm').out.decode(),
+                         os.path.realpath(self.dir) + '/run.html\n')
+        self.page(self.dir + '/run.html')
+        self.ok('down')
+        r = self.call('report', 'm')
+        self.assertEqual((r.code, r.err),
+                         (1, self.lines("no machine 'm' is running")))
+        self.ok('up', '-q', conf)
+        r = self.call('report')
+        self.assertEqual((r.code, r.err), (1, self.lines(
+            "machine 'm' is not recorded: start it with --record FILE")))
+        self.ok('down')
+
+    def test_bad_recordings(self):
+        self.ok('run', '-q', '--record', 'run.jsonl', self.two(), 'true')
+        with open(self.dir + '/run.jsonl', 'rb') as f:
+            good = f.read()
+        with open(self.dir + '/out.html', 'w') as f:
+            f.write('what was there')
+        first = good.index(b'\n') + 1
+        nr = good.count(b'\n')
+        for data, message in (
+                (good[:-20], '%%s:%d: the file is cut off in this line; the '
+                 'first %d lines alone are whole' % (nr, nr - 1)),
+                (good[:first - 10], None),
+                (b'', '%s is empty: a recording begins when its machine is up'),
+                (b'\x7fELF\0\0', None),
+                (good.replace(b'recording":1', b'recording":9'),
+                 '%s is a recording of version 9, this chimera reads version 1'),
+                (good[:first] + b'{"ms":0,"nodes":3}\n',
+                 "%s:2: 'nodes' is not a list")):
+            with open(self.dir + '/bad', 'wb') as f:
+                f.write(data)
+            before = sorted(os.listdir(self.dir))
+            r = self.call('report', './bad', '-o', 'out.html')
+            self.assertEqual((r.code, r.out), (1, b''))
+            self.assertEqual(r.err, self.lines(
+                (message or '%s') % './bad') if message else r.err)
+            self.assertIn('./bad', r.err)
+            self.assertEqual(sorted(os.listdir(self.dir)), before)
+            with open(self.dir + '/out.html') as f:
+                self.assertEqual(f.read(), 'what was there')
+        before = sorted(os.listdir(self.dir))
+        for args, message in (
+                (('run.jsonl', '-o', 'no/such/x.html'),
+                 'cannot create no/such/x.html: No such file or directory'),
+                (('run.jsonl', '-o', self.runtime), 'cannot write %s: it is '
+                 'not a regular file' % self.runtime),
+                (('run.jsonl', '-o', '/dev/full'),
+                 'cannot write /dev/full: it is not a regular file'),
+                (('run.jsonl', '-o', './run.jsonl'), './run.jsonl is the '
+                 'recording itself; choose another file with -o'),
+                (('./none',), 'cannot read ./none: No such file or directory'),
+                ((self.runtime,), 'cannot read %s: it is not a regular file' %
+                 self.runtime)):
+            r = self.call('report', *args)
+            self.assertEqual((r.code, r.err), (1, self.lines(message)))
+            self.assertEqual(sorted(os.listdir(self.dir)), before)
+        with open(self.dir + '/run.jsonl', 'rb') as f:
+            self.assertEqual(f.read(), good)
+
+    def test_cannot_record(self):
+        """Said before a node starts, and nothing stays."""
+        conf = self.two()
+        for path, message in (
+                ('no/such/x', 'No such file or directory'),
+                ('/dev/null', 'it is not a regular file')):
+            whole = os.path.join(os.path.realpath(self.dir), path)
+            r = self.call('run', '-q', '--record', path, conf, 'true')
+            self.assertEqual((r.code, r.err), (125, self.lines(
+                'cannot record to %s: %s' % (whole, message))))
+
+    def test_recording_fails_later(self):
+        """A full disk ends the recording, not the machine."""
+        def limit():
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
+        conf = self.two(x86=self.COUNTS, arm=self.COUNTS)
+        r = self.ok('run', '-q', '--record', 'run.jsonl', conf, 'sh', '-c',
+                    'sleep 3.2; echo fine', preexec_fn=limit)
+        self.assertEqual(r.out, b'fine\n')
+        self.ok('report', 'run.jsonl') # what is there is whole
+        self.assertLessEqual(os.path.getsize(self.dir + '/run.jsonl'), 2500)
 
 
 class Ends(FakeTest):
