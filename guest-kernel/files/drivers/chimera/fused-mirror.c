@@ -69,7 +69,7 @@ void mirror_put(struct fused_mirror *m)
 
 /* ---- faults ------------------------------------------------------------ */
 
-static void mirror_kill(struct fused_mirror *m)
+void mirror_kill(struct fused_mirror *m)
 {
 	kill_pid(m->pid, SIGKILL, 1);
 }

@@ -377,8 +377,10 @@ static int serve_ask(struct mirror_chan *chan, u32 event, u64 *word)
 	/* what it used since it was last scheduled comes with the next one */
 	put_used(&msg.cpu, current, READ_ONCE(current->se.sum_exec_runtime));
 	if (fused_post(m->node, VIRTIO_FABRIC_CLASS_REQUEST,
-		       CHIMERA_FUSED_EVENT, &msg, sizeof(msg), NULL, 0))
+		       CHIMERA_FUSED_EVENT, &msg, sizeof(msg), NULL, 0)) {
+		mirror_kill(m);
 		return -EPIPE;
+	}
 	return serve_words(chan, word);
 }
 

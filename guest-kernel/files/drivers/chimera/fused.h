@@ -228,6 +228,8 @@ void mirror_get(struct fused_mirror *m);
 void mirror_put(struct fused_mirror *m);
 /* mirror_queue() - any context; the work drops the reference it is given. */
 void mirror_queue(struct fused_mirror *m, struct work_struct *work);
+/* mirror_kill() - home is lost: the stub is to see nothing of that. */
+void mirror_kill(struct fused_mirror *m);
 bool mirror_rx(struct chimera_rx *rx);
 void mirror_window_gone(struct chimera_node *node);
 void mirror_node_down(struct chimera_node *node);
