@@ -12,29 +12,42 @@ void dsm__heat_init(struct dsm__heat *heat, uint64_t nr_pages)
     heat->nr_ranges = ((nr_pages - 1) >> heat->range_shift) + 1;
 }
 
+/*
+ * A place with the lowest count. Counts only grow, so as long as there is one
+ * with the lowest that was known it is the one; usually it is the next.
+ */
+static uint32_t heat_lowest(struct dsm__heat *heat)
+{
+    for (uint32_t n = 0; n < DSM_HEAT_PAGES; n++) {
+        heat->hand = (heat->hand + 1) % DSM_HEAT_PAGES;
+        if (heat->count[heat->hand] == heat->lowest) {
+            return heat->hand;
+        }
+    }
+    for (uint32_t i = 0; i < DSM_HEAT_PAGES; i++) {
+        if (heat->count[i] < heat->count[heat->hand]) {
+            heat->hand = i;
+        }
+    }
+    heat->lowest = heat->count[heat->hand];
+    return heat->hand;
+}
+
 /* The place that @page has or gets. */
 static uint32_t heat_place(struct dsm__heat *heat, uint64_t page)
 {
-    uint32_t i, lowest = 0;
+    uint32_t i;
 
     for (i = 0; i < heat->nr_pages; i++) {
         if (heat->page[i] == page) {
             return i;
         }
     }
-    if (heat->nr_pages < DSM_HEAT_PAGES) {
-        lowest = heat->nr_pages++;
-    } else {
-        for (i = 1; i < DSM_HEAT_PAGES; i++) {
-            if (heat->count[i] < heat->count[lowest]) {
-                lowest = i;
-            }
-        }
-    }
-    heat->page[lowest] = page;
-    heat->missed[lowest] = heat->count[lowest];
-    heat->writes[lowest] = 0;
-    return lowest;
+    i = heat->nr_pages < DSM_HEAT_PAGES ? heat->nr_pages++ : heat_lowest(heat);
+    heat->page[i] = page;
+    heat->missed[i] = heat->count[i];
+    heat->writes[i] = 0;
+    return i;
 }
 
 void dsm__heat_add(struct dsm__heat *heat, uint64_t page, bool write)

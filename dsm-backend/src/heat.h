@@ -33,6 +33,8 @@ struct dsm__heat {
     uint64_t count[DSM_HEAT_PAGES]; /* faults + missed */
     uint64_t missed[DSM_HEAT_PAGES];
     uint64_t writes[DSM_HEAT_PAGES];
+    uint64_t lowest; /* no count is lower */
+    uint32_t hand;   /* where the last one that is equal was found */
 };
 
 /** dsm__heat_init() - @nr_pages: of the region, at least 1. */
