@@ -335,7 +335,7 @@ static struct report *report_read(struct recording *r, GError **error)
                     "no sample in it: the machine ended before the first one");
         recording_prefix(r, &why);
     }
-    if (why) {
+    if (why || !rep->last) {
         g_propagate_error(error, why);
         return NULL;
     }

@@ -136,7 +136,7 @@ static void label_of(const char *path, char *ret, size_t size)
     *ret = '\0';
     if (name && (name == path || name[-1] == '/')) {
         name += strlen(segment);
-        snprintf(ret, size, "segment %.*s", (int)strcspn(name, " \n"), name);
+        snprintf(ret, size, "segment %.*s", (int)strcspn(name, "\n "), name);
     }
 }
 
