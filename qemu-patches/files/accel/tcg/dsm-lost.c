@@ -223,8 +223,11 @@ static bool can_raise(CPUState *cpu, int mmu_idx)
 bool dsm_lost_probe_slow(CPUState *cpu, void *host, MMUAccessType type,
                          int mmu_idx)
 {
+    if (!can_raise(cpu, mmu_idx)) {
+        return false; /* maybe a table walk between two lookups */
+    }
     dsm_lost_helper.ra = 0;
-    return can_raise(cpu, mmu_idx) && !touch(host, type == MMU_DATA_STORE);
+    return !touch(host, type == MMU_DATA_STORE);
 }
 
 static uintptr_t page_of(const void *host)
