@@ -384,8 +384,9 @@ static void on_stats(struct question *q, JsonNode *answer, const GError *why)
     struct top *t = q->top;
     g_autoptr(Sample) now = NULL;
     g_autoptr(Sample) interval = NULL;
-    double at = (double)g_get_monotonic_time() / 1e6;
     GError *error = NULL;
+    uint64_t at_us;
+    double at;
 
     t->stats = NULL;
     if (t->over) {
@@ -397,7 +398,11 @@ static void on_stats(struct question *q, JsonNode *answer, const GError *why)
                                       "machine '%s' has ended", t->machine));
         return;
     }
-    now = sample_parse(json_node_get_object(answer), at, &error);
+    /* When it was asked: the answer may have waited for a busy host. */
+    if (json_get_u64(json_node_get_object(answer), "asked_us", &at_us, &error)) {
+        at = (double)at_us / 1e6;
+        now = sample_parse(json_node_get_object(answer), at, &error);
+    }
     if (!now) {
         g_prefix_error(&error, "machine '%s': its counters: ", t->machine);
         top_fail(t, error);

@@ -19,7 +19,7 @@
 
 enum {
     MAX_INPUT_BYTES = 2 * (sizeof(struct agent_frame) + AGENT_MAX_PAYLOAD),
-    MAX_JSON_BYTES = 16 << 20,
+    MAX_JSON_BYTES = 64 << 20, /* 64 nodes that all fight */
     QUERY_TIMEOUT_MS = 5000,
     /* Longer than the supervisor's own limits for guests and QEMUs. */
     DOWN_TIMEOUT_MS = 40000,

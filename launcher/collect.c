@@ -7,6 +7,7 @@ struct collect {
     struct machine *machine;
     collect_done *done; /* NULL: called, or cancelled */
     void *opaque;
+    gint64 asked_us;
     unsigned waiting; /* replies still to come; the last one frees */
     guint timer;
     unsigned n;
@@ -30,6 +31,8 @@ static void collect_answer(struct collect *c)
     json_builder_begin_object(b);
     json_builder_set_member_name(b, "name");
     json_builder_add_string_value(b, m->config->name);
+    json_builder_set_member_name(b, "asked_us");
+    json_builder_add_int_value(b, c->asked_us);
     json_builder_set_member_name(b, "nodes");
     json_builder_begin_array(b);
     for (unsigned i = 0; i < c->n; i++) {
@@ -117,6 +120,7 @@ struct collect *collect_start(struct machine *m, collect_done *done,
     c->machine = m;
     c->done = done;
     c->opaque = opaque;
+    c->asked_us = g_get_monotonic_time();
     c->n = m->nr_nodes;
     c->replies = g_new0(JsonNode *, c->n);
     c->errors = g_new0(char *, c->n);

@@ -8,9 +8,9 @@
 struct collect;
 
 /*
- * @stats: {"name", "nodes": [{"index", "name", "dsm" or "error"}]}; what is
- * missing two seconds after the question is named, so there is always an
- * answer. The call is the last thing that happens to the collect.
+ * @stats: {"name", "asked_us", "nodes": [{"index", "name", "dsm" or "error"}]};
+ * asked_us is the host's monotonic clock at the question. What is missing two
+ * seconds after it is named, so there is always an answer. The call is the last thing that happens to the collect.
  */
 typedef void collect_done(JsonNode *stats, void *opaque);
 

@@ -37,9 +37,9 @@ static char *percentile(const struct histogram *h, double p)
 static void faults(const struct sample *s, GString *out)
 {
     static const char *const heads[] = {
-        "NODE",        ">READS/s", ">WRITES/s", ">UPGRADES/s", ">MB/s-IN",
+        "NODE",        ">READS/s", ">WRITES/s", ">UPGR/s", ">MB/s-IN",
         ">MB/s-OUT",   ">GIVEN-UP/s", ">PREFETCH/s", ">USEFUL", ">WASTED",
-        ">MESSAGES/s", NULL
+        ">MSGS/s", NULL
     };
     struct table *t = table_new(heads);
 
@@ -125,8 +125,8 @@ static void hottest(const struct sample *s, top_who *who, void *opaque,
 
 static void messages(const struct sample *s, GString *out)
 {
-    static const char *const heads[] = { "NODE",      ">MESSAGES/s-OUT",
-                                         ">MESSAGES/s-IN", ">MB/s-OUT",
+    static const char *const heads[] = { "NODE",      ">MSGS/s-OUT",
+                                         ">MSGS/s-IN", ">MB/s-OUT",
                                          ">MB/s-IN",  ">DOORBELLS/s", NULL };
     struct table *t = table_new(heads);
 
