@@ -394,7 +394,7 @@ class Nodes(MachineTest):
 
     def pages_of_node_killed(self, letters, home, peer):
         """What only a lost node had is an error for programs, never zeros."""
-        name = self.up(write_config("boot-pages", letters))
+        name = self.up(write_config("boot-pages", letters, cpus=2))
         pid = self.status(name)["nodes"][1]["pid"]
         lead = subprocess.Popen(
             [CHIMERA, "exec", f"{name}/0", "--", f"./{home}/lost", "lead",
