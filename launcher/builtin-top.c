@@ -386,7 +386,7 @@ static void on_stats(struct question *q, JsonNode *answer, const GError *why)
     g_autoptr(Sample) interval = NULL;
     GError *error = NULL;
     uint64_t at_us;
-    double at;
+    double at = 0;
 
     t->stats = NULL;
     if (t->over) {

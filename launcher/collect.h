@@ -10,7 +10,8 @@ struct collect;
 /*
  * @stats: {"name", "asked_us", "nodes": [{"index", "name", "dsm" or "error"}]};
  * asked_us is the host's monotonic clock at the question. What is missing two
- * seconds after it is named, so there is always an answer. The call is the last thing that happens to the collect.
+ * seconds after it is named, so there is always an answer. The call is the
+ * last thing that happens to the collect.
  */
 typedef void collect_done(JsonNode *stats, void *opaque);
 
