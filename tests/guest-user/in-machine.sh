@@ -96,6 +96,8 @@ chimera-seg create seg 64K; is "segment made" 0 $?
 is "segment there" "size 65536" "$(onnode "$peer" chimera-seg stat seg | grep size)"
 onnode "$peer" chimera-seg rm seg; is "segment removed there" 0 $?
 chimera-seg stat seg 2> /dev/null; is "segment gone" 1 $?
+chimera-pages 5 x 2> /dev/null; is "pages by number only" 2 $?
+chimera-pages 5 18446744073709551615 > /dev/null; is "pages, one that is not there" 0 $?
 is "kernel ping" 1 "$(chimera-ping -c 100 -k kernel "$peer" | grep -c ' 100 round trips')"
 date=$(date +%s)
 there=$(onnode "$peer" date +%s)

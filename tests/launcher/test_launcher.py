@@ -913,6 +913,16 @@ class Sessions(FakeTest):
             (hello + f(6, b'x'), 'malformed request'),
             (hello + f(6, struct.pack('<II', 9, 0)),
              'machine m has no node 9'),
+            (hello + f(7), 'malformed request'),
+            (hello + f(7, struct.pack('<I', 0)), 'malformed request'),
+            (hello + f(7, struct.pack('<IIQ', 0, 0, 5) + b'x'),
+             'malformed request'),
+            (hello + f(7, struct.pack('<I', 0) + bytes(12) * 65),
+             'malformed request'),
+            (hello + f(7, struct.pack('<IIQ', 9, 0, 5)),
+             'machine m has no node 9'),
+            (hello + f(7, struct.pack('<IIQ', 0, 4000, 1 << 63)),
+             'chimera-pages failed: status 2 No such file'),
             (hello + f(5, b'node=0\0arg=cat\0') + f(33, b'x' * 65536) * 40,
              'malformed frame of type 33 in a session'),
             (hello + f(5, b'node=0\0arg=cat\0') + f(33, b'x', stream=1),
@@ -942,7 +952,7 @@ class Sessions(FakeTest):
         for _ in range(200):
             data = hello if rng.random() < 0.8 else b''
             for _ in range(rng.randrange(4)):
-                kind = rng.choice([1, 2, 3, 5, 6, 33, 34, 35, 36,
+                kind = rng.choice([1, 2, 3, 5, 6, 7, 33, 34, 35, 36,
                                    rng.randrange(65536)])
                 data += f(kind, rng.randbytes(rng.randrange(40)),
                           stream=rng.choice([0, 0, 0, 1, 2, 3]))
