@@ -44,30 +44,31 @@ struct stream {
 };
 
 struct courier {
-    bool near;
-    const char *host; /* near: for messages */
-    int in, out; /* the way to the other side; may be the same */
-    bool in_ended;
-    bool out_broken;
     GByteArray *rx, *tx;
     gint64 rx_us, tx_us; /* when something came and went last */
     struct stream stream[NR_STREAMS];
+    char *error; /* why this side ends; NULL */
+    int in, out; /* the way to the other side; may be the same */
     int child_fd; /* pidfd: near: of start-command, far: of QEMU; -1 */
     pid_t child;
-    int signal_fd; /* near */
 
     /* near */
-    gint64 hello_by_us; /* 0: it came */
-    bool noise; /* a line that was not ours is not ended */
-    gint64 leave_by_us; /* 0: not leaving */
-    GByteArray *request;
+    const char *host; /* for messages */
     char *prefix;
-    bool exited;
+    GByteArray *request;
+    gint64 hello_by_us; /* 0: it came */
+    gint64 leave_by_us; /* 0: not leaving */
+    int signal_fd;
     uint32_t exit_kind, exit_value;
+
     /* far */
     GByteArray *start; /* pieces of the request */
-    bool started;
-    char *error; /* why this side ends; NULL */
+
+    bool near;
+    bool in_ended, out_broken;
+    bool noise; /* near: a line that was not ours is not ended */
+    bool exited; /* near: far said so */
+    bool started; /* far */
 };
 
 /* ---- bytes ---- */

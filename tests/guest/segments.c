@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Named segments between two nodes: names, memory, rights, lifetime. */
+/*
+ * Named segments between two nodes: names, memory, rights, lifetime.
+ *
+ *   segments follow | lead NODE [MIB]
+ *
+ * MIB: size of the segment whose memory must come back (64); on a slow wire
+ * every page of it takes its time.
+ */
 #include "harness.h"
 
 #define R (PROT_READ)
@@ -272,12 +279,12 @@ static void test_sparse(void)
 }
 
 /* The memory outlives the name, the name not its creator. */
-static void test_lifetime(void)
+static void test_lifetime(long size)
 {
     long fd = seg_create("gamma", PAGE, 0600, 0), rfd;
     uint64_t *at;
     int64_t rat;
-    const long size = 64 << 20, want = size / 2 >> 10;
+    const long want = size / 2 >> 10;
     long used = 0, freed = 0;
 
     rfd = there_named("gamma", DO_OPEN, .a = O_RDWR);
@@ -524,17 +531,23 @@ static void test_bad_input(void)
 
 int main(int argc, char **argv)
 {
+    long mib = 64;
+
     if (argc == 2 && !strcmp(argv[1], "follow")) {
         return follow();
     }
-    if (argc != 3 || strcmp(argv[1], "lead")) {
+    if (argc > 3) {
+        mib = atol(argv[3]);
+    }
+    if (argc < 3 || argc > 4 || strcmp(argv[1], "lead") || mib < 1 ||
+        mib > 64) {
         return usage(argv[0]);
     }
     lead(argv[2]);
     test_home_here();
     test_home_there();
     test_sparse();
-    test_lifetime();
+    test_lifetime(mib << 20);
     test_rights();
     test_race();
     test_churn();
