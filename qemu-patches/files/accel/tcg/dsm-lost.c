@@ -13,24 +13,24 @@
  *      forgets the TLB and leaves the translation. No lock is held there, and
  *      all of the guest's state is in env, for the access might have left the
  *      translation by a page fault of the guest, too. The instruction is
- *      executed again, and as the TLB is empty its access is a helper's: L2.
- *   L2 A helper's access is tried first. Where the helper looks the address
- *      up, and would leave if the guest had nothing mapped there, one byte of
- *      the page is touched in the way in which it will be accessed, and the
- *      handler of SIGBUS returns to there. The guest's address is known, too,
- *      which the error needs.
- *   L3 A page can be lost between the touch and the access, above all if there
- *      are two of them and the second one is waited for. If the helper does
- *      nothing but this access, the handler leaves it as in L1. It knows such
- *      a helper by the pages of its lookup: other code accesses the same page
- *      only after another lookup, or, as devices do, under the BQL.
+ *      executed again, and as the TLB is empty its access is a helper's.
+ *   L2 A helper that does nothing but this access is left in the same way. The
+ *      handler knows it by the pages of its lookup: other code accesses the
+ *      same page only after another lookup, or, as devices do, under the BQL.
+ *   L3 Where a helper looks up the page that L1 or L2 is about, one byte of it
+ *      is touched in the way in which it will be accessed, and the handler
+ *      returns to there. The helper would leave there if the guest had nothing
+ *      mapped, so it can raise the error; and it knows the guest's address.
+ *   L4 Helpers that do more than one access, those that store across pages and
+ *      the translator touch what they look up at once. If the page is lost
+ *      after that, a store may have been made in part.
  *
  * So nothing has to be remembered about pages: the host knows which are lost.
  *
  * Everything else gets zeros (hostmem-dsm-pages.c): the guest's kernel, which
- * would mostly die of the error, devices, and a helper that does more than one
- * access, if its page is lost after the touch; for that another node must take
- * the page and be lost within the same few instructions.
+ * would mostly die of the error, devices, and a helper of L4 whose page is lost
+ * after the touch, unless it is a store; for that another node must take the
+ * page and be lost within the same few instructions.
  */
 
 #include "qemu/osdep.h"
@@ -64,11 +64,13 @@ static __thread struct {
     sigjmp_buf jmp_env;
 } dsm_lost_touch;
 
-/* L3: what the helper that runs has looked up. */
+/* L2: what the helper that runs has looked up. */
 static __thread struct {
     uintptr_t ra;       /* 0: nothing */
     uintptr_t page[2];  /* the last one first */
 } dsm_lost_helper;
+
+static __thread uintptr_t dsm_lost_page;    /* L3; 0: none */
 
 #if defined(TARGET_I386)
 /* The bank that KVM's errors of this kind are in. */
@@ -235,21 +237,34 @@ static uintptr_t page_of(const void *host)
     return (uintptr_t)host & qemu_real_host_page_mask();
 }
 
+static bool touch_first(uintptr_t page, vaddr addr, unsigned size,
+                        MMUAccessType type, uintptr_t ra)
+{
+    return page == dsm_lost_page || !ra ||
+           (type == MMU_DATA_STORE && (!(addr & ~TARGET_PAGE_MASK) ||
+                                       !((addr + size) & ~TARGET_PAGE_MASK)));
+}
+
 void dsm_lost_check_slow(CPUState *cpu, CPUTLBEntryFull *full, void *host,
                          vaddr addr, unsigned size, MMUAccessType type,
                          int mmu_idx, uintptr_t ra)
 {
-    uintptr_t before = dsm_lost_helper.ra;
+    uintptr_t before = dsm_lost_helper.ra, page = page_of(host);
 
     dsm_lost_helper.ra = 0;
     if (!can_raise(cpu, mmu_idx)) {
         return;
     }
-    if (!touch(host, type == MMU_DATA_STORE)) {
-        dsm_lost_raise(cpu, full, addr, size, type, mmu_idx, ra);
+    if (touch_first(page, addr, size, type, ra)) {
+        if (page == dsm_lost_page) {
+            dsm_lost_page = 0;
+        }
+        if (!touch(host, type == MMU_DATA_STORE)) {
+            dsm_lost_raise(cpu, full, addr, size, type, mmu_idx, ra);
+        }
     }
     dsm_lost_helper.page[1] = before == ra ? dsm_lost_helper.page[0] : 0;
-    dsm_lost_helper.page[0] = page_of(host);
+    dsm_lost_helper.page[0] = page;
     dsm_lost_helper.ra = ra;
 }
 
@@ -294,6 +309,7 @@ void dsm_lost_fault(uintptr_t host_pc, const void *host, const sigset_t *mask)
     } else {
         return;
     }
+    dsm_lost_page = page_of(host);
     pthread_sigmask(SIG_SETMASK, mask, NULL);
     tlb_flush(cpu);
     cpu->exception_index = -1;
