@@ -276,14 +276,14 @@ static void emit_markdown(const struct bench_figure *figure, double value,
            bench_quantile(figure->samples, 1));
 }
 
-static double median_of_ratios(const struct bench_figure *figure)
+static double median_of_ratios(const GArray *samples, const GArray *others)
 {
     g_autoptr(GArray) ratios = g_array_new(FALSE, FALSE, sizeof(double));
 
-    g_assert(figure->samples->len == figure->reference_samples->len);
-    for (guint i = 0; i < figure->samples->len; i++) {
-        double ratio = g_array_index(figure->samples, double, i) /
-                       g_array_index(figure->reference_samples, double, i);
+    g_assert(samples->len == others->len);
+    for (guint i = 0; i < samples->len; i++) {
+        double ratio = g_array_index(samples, double, i) /
+                       g_array_index(others, double, i);
 
         g_array_append_val(ratios, ratio);
     }
@@ -295,9 +295,11 @@ void bench_emit(const struct bench_options *options,
 {
     double value = bench_median(figure->samples);
     double reference = bench_median(figure->reference_samples);
-    double ratio = figure->paired ? median_of_ratios(figure)
-                                  : value / reference;
+    double ratio = value / reference;
 
+    if (figure->paired && figure->reference_samples) {
+        ratio = median_of_ratios(figure->samples, figure->reference_samples);
+    }
     if (options->json) {
         emit_json(figure, value, reference, ratio);
     } else if (options->markdown) {

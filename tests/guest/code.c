@@ -15,6 +15,8 @@
  */
 #include "harness.h"
 
+#include <sched.h>
+
 #define CODE_BYTES (2 * PAGE) /* the control page, the code page */
 #define LIMIT_S 300
 
