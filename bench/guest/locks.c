@@ -104,6 +104,7 @@ static void wait_for(unsigned processes)
 
 static void *sleeper(void *arg)
 {
+    (void)arg;
     pthread_barrier_wait(&barrier);
     while (atomic_load(&futex_word) == 0) {
         syscall(SYS_futex, &futex_word, FUTEX_WAIT_BITSET_PRIVATE, 0, NULL,
