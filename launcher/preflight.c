@@ -447,7 +447,6 @@ bool preflight(const struct machine_config *config,
     bool any_here = false;
     int kvm_works = -1;
 
-    check_share(&c);
     check_sockets(&c);
     check_memory(&c, memory_needed(config));
     for (unsigned i = 0; i < n; i++) {
@@ -457,6 +456,7 @@ bool preflight(const struct machine_config *config,
         }
     }
     if (any_here) {
+        check_share(&c);
         check_key(&c);
     }
     /* last: the only check that takes time */

@@ -30,13 +30,14 @@
 #define TLS_HANDSHAKE_BYTES (32 * 1024)
 
 struct tls {
-    gnutls_session_t session;
+    gnutls_session_t session; /* first: a test looks for it here */
     int fd;
     bool outgoing;
     bool secured;
     int rx_error; /* what recv(2) ended with */
     size_t rx_start, rx_end;
     size_t rx_total; /* while it is not secured */
+    size_t record_bytes; /* what the other end takes in one */
     char who[DSM__WHO_BYTES];
     char why[DSM_REASON_BYTES];
     uint8_t rx[TLS_RX_BYTES];
@@ -207,6 +208,10 @@ static int tls_secure(struct dsm__conn *conn, bool *ret_out,
         return -EAGAIN;
     }
     if (ret == GNUTLS_E_SUCCESS) {
+        tls->record_bytes = gnutls_record_get_max_size(tls->session);
+        if (tls->record_bytes > TLS_RECORD_BYTES) {
+            tls->record_bytes = TLS_RECORD_BYTES;
+        }
         tls->secured = true;
         return 0;
     }
@@ -255,7 +260,7 @@ static size_t tls_gather(struct tls *tls, const struct iovec *iov, int iovcnt,
 {
     size_t bytes = 0;
 
-    for (int i = 0; i < iovcnt && bytes < TLS_RECORD_BYTES; i++) {
+    for (int i = 0; i < iovcnt && bytes < tls->record_bytes; i++) {
         const uint8_t *at = iov[i].iov_base;
         size_t n = iov[i].iov_len;
 
@@ -266,12 +271,12 @@ static size_t tls_gather(struct tls *tls, const struct iovec *iov, int iovcnt,
         at += skip;
         n -= skip;
         skip = 0;
-        if (bytes == 0 && (n >= TLS_RECORD_BYTES || i == iovcnt - 1)) {
+        if (bytes == 0 && (n >= tls->record_bytes || i == iovcnt - 1)) {
             *ret_at = at;
-            return n < TLS_RECORD_BYTES ? n : TLS_RECORD_BYTES;
+            return n < tls->record_bytes ? n : tls->record_bytes;
         }
-        if (n > TLS_RECORD_BYTES - bytes) {
-            n = TLS_RECORD_BYTES - bytes;
+        if (n > tls->record_bytes - bytes) {
+            n = tls->record_bytes - bytes;
         }
         memcpy(tls->tx + bytes, at, n);
         bytes += n;

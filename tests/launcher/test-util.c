@@ -386,6 +386,31 @@ static void test_qemu_tlb_shootdown(void)
     g_assert_cmpstr(value_of(kvm, "-cpu", 0), ==, "Nehalem");
 }
 
+static void test_qemu_hosts(void)
+{
+    static const char text[] =
+        "[machine]\nname=m\ncoherence=dsm\nkey=/k,e y\n"
+        "start-command=ssh {host} {command}\n"
+        "[node x]\nisa=x86_64\naddress=tcp:192.0.2.1:7001\n"
+        "[node y]\nisa=aarch64\naddress=tcp:192.0.2.2:7001\nhost=b\n";
+    g_autoptr(MachineConfig) c =
+        config_parse("m.conf", text, strlen(text), NULL);
+    struct qemu_spec spec = { .config = c,
+                              .accel = ACCEL_TCG,
+                              .run_path = "/run",
+                              .machine_uuid = "U" };
+    g_auto(GStrv) x = qemu_argv(&spec);
+    g_auto(GStrv) y = (spec.self = 1, spec.run_path = NULL, qemu_argv(&spec));
+
+    g_assert_nonnull(strstr(value_of(x, "-object", 0),
+                            ",\"key-file\":\"/k,e y\",\"nodes\":["));
+    g_assert_nonnull(strstr(value_of(y, "-object", 0),
+                            "\"address\":\"tcp:192.0.2.1:7001\""));
+    g_assert_cmpstr(value_of(x, "-qmp", 0), ==,
+                    "unix:/run/qmp-0.sock,server=on,wait=off");
+    g_assert_null(value_of(y, "-qmp", 0));
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -400,5 +425,6 @@ int main(int argc, char **argv)
     g_test_add_func("/rundir/root", test_runtime_root);
     g_test_add_func("/qemu/argv", test_qemu_argv);
     g_test_add_func("/qemu/tlb-shootdown", test_qemu_tlb_shootdown);
+    g_test_add_func("/qemu/hosts", test_qemu_hosts);
     return g_test_run();
 }
