@@ -114,6 +114,19 @@ class MachineTest(unittest.TestCase):
                              f"{args}\n{done.stdout}\n{done.stderr}")
         return done
 
+    def hear(self, stream, timeout=BOOT_S):
+        """The next line of a program's output, if it comes in time."""
+        def late(*_):
+            raise TimeoutError(f"no line of output within {timeout} s")
+
+        before = signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, timeout)
+        try:
+            return stream.readline()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
     def run_guest(self, script, config=None, timeout=BOOT_S, code=0,
                   options=(), share=None):
         """Run a shell script on a new machine's first node."""
@@ -330,11 +343,11 @@ class Nodes(MachineTest):
                 stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
             for node in range(6) if node != 3}
         for watcher in watchers.values():
-            self.assertEqual(watcher.stdout.readline(), "watching\n")
+            self.assertEqual(self.hear(watcher.stdout), "watching\n")
         killed = time.monotonic()
         os.kill(pids[3], signal.SIGKILL)
         for node, watcher in watchers.items():
-            said = watcher.stdout.readline().strip()
+            said = self.hear(watcher.stdout).strip()
             self.assertIn(said, ("down", "fenced"), f"node {node}")
             self.assertEqual(watcher.wait(30), 0)
             watcher.stdout.close()
@@ -366,7 +379,7 @@ class Nodes(MachineTest):
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL, text=True)
         self.addCleanup(follow.stdout.close)
-        self.assertEqual(follow.stdout.readline(), "kill node 1 now\n")
+        self.assertEqual(self.hear(follow.stdout), "kill node 1 now\n")
         os.kill(pid, signal.SIGKILL)
         follow.wait(30)
         out = lead.communicate(timeout=90)[0]
@@ -385,7 +398,7 @@ class Nodes(MachineTest):
             [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/fused", "lose",
              "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.addCleanup(home.stdout.close)
-        self.assertEqual(home.stdout.readline(), "kill node 1 now\n")
+        self.assertEqual(self.hear(home.stdout), "kill node 1 now\n")
         os.kill(pid, signal.SIGKILL)
         follow.wait(30)
         out = home.communicate(timeout=60)[0]
@@ -404,7 +417,7 @@ class Nodes(MachineTest):
             [CHIMERA, "exec", f"{name}/1", "--", f"./{peer}/lost", "follow"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL)
-        self.assertEqual(lead.stdout.readline(), "kill node 1 now\n")
+        self.assertEqual(self.hear(lead.stdout), "kill node 1 now\n")
         os.kill(pid, signal.SIGKILL)
         follow.wait(30)
         out = lead.communicate(timeout=90)[0]
@@ -430,7 +443,7 @@ class Nodes(MachineTest):
              "1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL, text=True)
         self.addCleanup(home.stdout.close)
-        self.assertEqual(home.stdout.readline(), "kill node 1 now\n")
+        self.assertEqual(self.hear(home.stdout), "kill node 1 now\n")
         os.kill(pid, signal.SIGKILL)
         home.wait(30)
         self.assert_summary(follow.communicate(timeout=60)[0])
@@ -443,7 +456,7 @@ class Nodes(MachineTest):
             [CHIMERA, "exec", f"{name}/1", "--", "/bin/sh", "-c",
              "chimera-seg create lost 1M >&2 && echo made && cat"],
             stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
-        self.assertEqual(home.stdout.readline(), "made\n")
+        self.assertEqual(self.hear(home.stdout), "made\n")
         out = self.chimera("exec", f"{name}/0", "--", "chimera-seg", "list")
         self.assertIn("lost", out.stdout)
         os.kill(pid, signal.SIGKILL)
@@ -580,7 +593,7 @@ class Migration(MachineTest):
              "echo $$; CHIMERA_TRACE=1 exec ./test/together 40000"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL, text=True)
-        pid = int(program.stdout.readline())
+        pid = int(self.hear(program.stdout))
         asked, order = 0, random.Random(1)
         deadline = time.monotonic() + 240
         while program.poll() is None:
@@ -700,11 +713,11 @@ class Migration(MachineTest):
             [CHIMERA, "exec", f"{name}/0", "--", "./test/silent"],
             stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
         self.addCleanup(program.stdout.close)
-        self.assertEqual(program.stdout.readline(), "touched on 1\n")
+        self.assertEqual(self.hear(program.stdout), "touched on 1\n")
         self.qmp(name, 1, "stop")
         program.stdin.write("go\n")
         program.stdin.close()
-        self.assertEqual(program.stdout.readline(), "unmapped\n")
+        self.assertEqual(self.hear(program.stdout), "unmapped\n")
         self.assertEqual(program.wait(60), 0)
         log = self.chimera("exec", f"{name}/0", "--", "dmesg").stdout
         self.assertRegex(log, r"node 1 \(arm1\): it does not give back memory "
@@ -720,7 +733,7 @@ class Migration(MachineTest):
             [CHIMERA, "exec", f"{name}/0", "--", "env", "CHIMERA_PLACE=1",
              "./test/wander", "1", "1000"], stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-        while "now on 1" not in there.stdout.readline():
+        while "now on 1" not in self.hear(there.stdout):
             self.assertIsNone(there.poll())
         killed = time.monotonic()
         os.kill(pid, signal.SIGKILL)
@@ -839,7 +852,7 @@ class Monitor(MachineTest):
                      "--nodes", "all", "--seconds", "1"],
                     stdout=subprocess.PIPE, stdin=subprocess.DEVNULL,
                     text=True) as litmus:
-                self.assertRegex(litmus.stdout.readline(), "^ok ")
+                self.assertRegex(self.hear(litmus.stdout), "^ok ")
                 out = self.chimera("top", "-b", "-n", "2", name).stdout
                 litmus.terminate()
             frames = re.split(r"(?m)^(?=boot-monitor: )", out)[1:]
