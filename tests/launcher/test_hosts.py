@@ -6,6 +6,7 @@ and what can go wrong with such a command. The hosts are this one.
 
 usage: test_hosts.py CHIMERA [unittest arguments]
 """
+import contextlib
 import os
 import signal
 import socket
@@ -195,6 +196,21 @@ class Ends(HostsTest, test_launcher.Ends):
         os.kill(near, signal.SIGKILL)
         wait_until(lambda: self.node('m', 1)['state'] == 'down', 'down')
         wait_until(lambda: far not in self.couriers('far'), 'far is gone')
+        self.ok('down', 'm')
+
+    def test_far_hangs(self):
+        """So does a host that is cut off, and nobody says so."""
+        self.up()
+        far = self.pair(1)[1]
+        os.kill(far, signal.SIGSTOP)
+        try:
+            wait_until(lambda: self.node('m', 1)['state'] == 'down', 'down',
+                       timeout_s=60)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # as near's child
+                os.kill(far, signal.SIGCONT)
+        self.assertEqual(self.node('m', 1)['reason'], 'host b.example: no '
+                         'sign of the other side for 30 s')
         self.ok('down', 'm')
 
     def test_command_is_killed(self):
