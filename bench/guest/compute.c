@@ -19,7 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LIST_NODES 256
 #define MATRIX 24
@@ -27,11 +29,15 @@
 #define TOUCH_BYTES (96u << 20)
 #define PAGE_BYTES 4096
 #define TRIAD_ELEMENTS (4u << 20)
+#define TRIAD_SKEW (33 * PAGE_BYTES / sizeof(uint64_t))
 #define CHASE_ENTRIES (8u << 20)
 /* What is done in a round. */
 #define INTEGER_REPEATS 4000
-#define TRIAD_REPEATS 2
-#define CHASE_STEPS 2000003
+#define TRIAD_REPEATS 24
+#define CHASE_STEPS 100003
+#define CHASE_REPEATS 20
+#define SETTLE_FLUSHES 6
+#define SETTLE_S 0.15
 
 static double now_s(void)
 {
@@ -211,39 +217,82 @@ static uint32_t triad_kernel(double *ret_seconds)
     double start;
 
     if (!a) {
-        a = allocate(TRIAD_ELEMENTS * sizeof(*a));
-        b = allocate(TRIAD_ELEMENTS * sizeof(*b));
-        c = allocate(TRIAD_ELEMENTS * sizeof(*c));
+        /* So apart that no two are at the same place of a TLB of any size. */
+        a = allocate(3 * (TRIAD_ELEMENTS + TRIAD_SKEW) * sizeof(*a));
+        b = a + TRIAD_ELEMENTS + TRIAD_SKEW;
+        c = b + TRIAD_ELEMENTS + TRIAD_SKEW;
         for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
             a[i] = 0;
             b[i] = i;
             c[i] = i * 3;
         }
     }
+    b[round] = round + 7;
+    round++;
     start = now_s();
-    for (int repeat = 0; repeat < TRIAD_REPEATS; repeat++, round++) {
+    for (int repeat = 0; repeat < TRIAD_REPEATS; repeat++) {
         for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
             a[i] = b[i] + 3 * c[i];
         }
-        b[round % TRIAD_ELEMENTS] = a[TRIAD_ELEMENTS - 1 - round %
-                                      TRIAD_ELEMENTS];
     }
     *ret_seconds = now_s() - start;
-    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i += PAGE_BYTES / sizeof(*a)) {
+    for (uint32_t i = 0; i < TRIAD_ELEMENTS; i++) {
         sum += a[i];
     }
     return sum;
 }
 
+/*
+ * QEMU gives its TLB another size when the guest flushes it, by how much of it
+ * was used in the last tenth of a second: flush it while @work goes on, until
+ * it has the size for that. Without, a round takes one to four times as long,
+ * as it happens.
+ */
+static void settle(void (*work)(void))
+{
+    for (int i = 0; i < SETTLE_FLUSHES; i++) {
+        double start = now_s();
+        pid_t pid;
+
+        do {
+            work();
+        } while (now_s() - start < SETTLE_S);
+        /* Another address space and back. */
+        pid = fork();
+        if (pid == 0) {
+            _exit(0);
+        }
+        if (pid < 0 || waitpid(pid, NULL, 0) != pid) {
+            perror("compute: fork");
+            exit(1);
+        }
+    }
+}
+
+static struct {
+    uint32_t *next;
+    uint32_t at;
+} chase;
+
+static void chase_work(void)
+{
+    uint32_t at = chase.at;
+
+    for (int step = 0; step < CHASE_STEPS; step++) {
+        at = chase.next[at];
+    }
+    chase.at = at;
+}
+
 static uint32_t chase_kernel(double *ret_seconds)
 {
-    static uint32_t *next, at;
+    uint32_t *next = chase.next;
     double start;
 
     if (!next) {
         uint32_t seed = 7;
 
-        next = allocate(CHASE_ENTRIES * sizeof(*next));
+        chase.next = next = allocate(CHASE_ENTRIES * sizeof(*next));
         for (uint32_t i = 0; i < CHASE_ENTRIES; i++) {
             next[i] = i;
         }
@@ -255,12 +304,14 @@ static uint32_t chase_kernel(double *ret_seconds)
             next[j] = swap;
         }
     }
+    settle(chase_work);
+    chase.at = 0;
     start = now_s();
-    for (uint32_t i = 0; i < CHASE_STEPS; i++) {
-        at = next[at];
+    for (int repeat = 0; repeat < CHASE_REPEATS; repeat++) {
+        chase_work();
     }
     *ret_seconds = now_s() - start;
-    return at;
+    return chase.at;
 }
 
 int main(void)
