@@ -242,33 +242,6 @@ static uint32_t triad_kernel(double *ret_seconds)
     return sum;
 }
 
-/*
- * QEMU gives its TLB another size when the guest flushes it, by how much of it
- * was used in the last tenth of a second: flush it while @work goes on, until
- * it has the size for that. Without, a round takes one to four times as long,
- * as it happens.
- */
-static void settle(void (*work)(void))
-{
-    for (int i = 0; i < SETTLE_FLUSHES; i++) {
-        double start = now_s();
-        pid_t pid;
-
-        do {
-            work();
-        } while (now_s() - start < SETTLE_S);
-        /* Another address space and back. */
-        pid = fork();
-        if (pid == 0) {
-            _exit(0);
-        }
-        if (pid < 0 || waitpid(pid, NULL, 0) != pid) {
-            perror("compute: fork");
-            exit(1);
-        }
-    }
-}
-
 static struct {
     uint32_t *next;
     uint32_t at;
@@ -282,6 +255,33 @@ static void chase_work(void)
         at = chase.next[at];
     }
     chase.at = at;
+}
+
+/*
+ * QEMU gives its TLB another size when the guest flushes it, by how much of it
+ * was used in the last tenth of a second: flush it while the cycle is walked, until
+ * it has the size for that. Without, a round takes one to four times as long,
+ * as it happens.
+ */
+static void chase_settle(void)
+{
+    for (int i = 0; i < SETTLE_FLUSHES; i++) {
+        double start = now_s();
+        pid_t pid;
+
+        do {
+            chase_work();
+        } while (now_s() - start < SETTLE_S);
+        /* Another address space and back. */
+        pid = fork();
+        if (pid == 0) {
+            _exit(0);
+        }
+        if (pid < 0 || waitpid(pid, NULL, 0) != pid) {
+            perror("compute: fork");
+            exit(1);
+        }
+    }
 }
 
 static uint32_t chase_kernel(double *ret_seconds)
@@ -304,7 +304,7 @@ static uint32_t chase_kernel(double *ret_seconds)
             next[j] = swap;
         }
     }
-    settle(chase_work);
+    chase_settle();
     chase.at = 0;
     start = now_s();
     for (int repeat = 0; repeat < CHASE_REPEATS; repeat++) {

@@ -386,43 +386,36 @@ class Nodes(MachineTest):
         self.assert_summary(out)
         self.assertEqual(lead.returncode, 0, out)
 
-    def test_peer_of_process_killed(self):
-        """A process with threads on a lost node hears of it and lives."""
-        name = self.up(write_config("boot-fused", "xa"))
-        pid = self.status(name)["nodes"][1]["pid"]
-        follow = subprocess.Popen(
-            [CHIMERA, "exec", f"{name}/1", "--", "./aarch64/fused", "follow"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL)
-        home = subprocess.Popen(
-            [CHIMERA, "exec", f"{name}/0", "--", "./x86_64/fused", "lose",
-             "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
-        self.addCleanup(home.stdout.close)
-        self.assertEqual(self.hear(home.stdout), "kill node 1 now\n")
-        os.kill(pid, signal.SIGKILL)
-        follow.wait(30)
-        out = home.communicate(timeout=60)[0]
-        self.assert_summary(out)
-        self.assertEqual(home.returncode, 0, out)
-
-    def pages_of_node_killed(self, letters, home, peer):
-        """What only a lost node had is an error for programs, never zeros."""
-        name = self.up(write_config("boot-pages", letters, cpus=2))
+    def lose_node_1(self, name, lead, follow, timeout=60):
+        """LEAD on node 0 says when node 1, with FOLLOW, is to be killed, and
+        what it saw of that."""
         pid = self.status(name)["nodes"][1]["pid"]
         lead = subprocess.Popen(
-            [CHIMERA, "exec", f"{name}/0", "--", f"./{home}/lost", "lead",
-             "1"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+            [CHIMERA, "exec", f"{name}/0", "--", *lead],
+            stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
         self.addCleanup(lead.stdout.close)
         follow = subprocess.Popen(
-            [CHIMERA, "exec", f"{name}/1", "--", f"./{peer}/lost", "follow"],
+            [CHIMERA, "exec", f"{name}/1", "--", *follow],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL)
         self.assertEqual(self.hear(lead.stdout), "kill node 1 now\n")
         os.kill(pid, signal.SIGKILL)
         follow.wait(30)
-        out = lead.communicate(timeout=90)[0]
+        out = lead.communicate(timeout=timeout)[0]
         self.assert_summary(out)
         self.assertEqual(lead.returncode, 0, out)
+
+    def test_peer_of_process_killed(self):
+        """A process with threads on a lost node hears of it and lives."""
+        self.lose_node_1(self.up(write_config("boot-fused", "xa")),
+                         ("./x86_64/fused", "lose", "1"),
+                         ("./aarch64/fused", "follow"))
+
+    def pages_of_node_killed(self, letters, home, peer):
+        """What only a lost node had is an error for programs, never zeros."""
+        self.lose_node_1(self.up(write_config("boot-pages", letters, cpus=2)),
+                         (f"./{home}/lost", "lead", "1"),
+                         (f"./{peer}/lost", "follow"), timeout=90)
 
     def test_pages_of_node_killed(self):
         self.pages_of_node_killed("xa", "x86_64", "aarch64")
