@@ -12,6 +12,7 @@ CHIMERA_TEST_DELAY_US says how long the wire takes, each way (1000).
 
 import os
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -113,8 +114,17 @@ class HostsTest(boot.MachineTest):
                     capture_output=True, text=True, check=True).stdout.split()
                 if not pids:
                     break
-                self.assertLess(time.monotonic(), deadline, pids)
-                time.sleep(0.01)
+                for pid in pids:
+                    self.wait_for_end(int(pid), deadline)
+
+    def wait_for_end(self, pid, deadline):
+        try:
+            fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        with os.fdopen(fd, "rb", buffering=0):
+            left = max(0, deadline - time.monotonic())
+            self.assertTrue(select.select([fd], [], [], left)[0], pid)
 
     def file(self, name, text):
         at = os.path.join(self.dir, name)
