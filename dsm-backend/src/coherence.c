@@ -203,7 +203,7 @@ static void say(struct dsm__coh_region *r, uint16_t to,
 
     if (to == r->self) {
         say_to_self(r, r->self, type, page, node);
-    } else if (r->up & bit(to)) {
+    } else if (!(r->down & bit(to))) {
         r->ops->send(r->ctx, to, &msg);
     }
 }
@@ -393,7 +393,7 @@ static enum dsm__dir_event dir_look(struct dsm__coh_region *r,
         }
         return DSM__DIR_NOWHERE;
     }
-    if (!(r->up & bit(q->from))) {
+    if (r->down & bit(q->from)) {
         return DSM__DIR_ABANDONED;
     }
     if (!q->write && (copies & bit(q->from))) {
@@ -831,8 +831,7 @@ bool dsm__coh_fault(struct dsm__coh_region *r, uint64_t page, bool write)
 
 bool dsm__coh_ahead(struct dsm__coh_region *r, uint64_t page)
 {
-    if (is_home(r) || r->dead || dsm__coh_copy(r, page) != DSM__COPY_I ||
-        !(r->up & bit(r->home))) {
+    if (is_home(r) || r->dead || dsm__coh_copy(r, page) != DSM__COPY_I) {
         return false;
     }
     return copy_event(r, page, DSM__COPY_AHEAD, r->self, 0);
@@ -844,7 +843,7 @@ enum dsm__coh_spare dsm__coh_spare(struct dsm__coh_region *r, uint64_t page,
     struct dsm__coh_page *p = &r->pages[page];
     enum dsm__copy copy = dsm__coh_copy(r, page);
 
-    if (p->request || (p->others & bit(to)) || !(r->up & bit(to)) ||
+    if (p->request || (p->others & bit(to)) || (r->down & bit(to)) ||
         (copy != DSM__COPY_S && copy != DSM__COPY_M)) {
         return DSM__COH_KEEP;
     }
@@ -862,26 +861,6 @@ void dsm__coh_release(struct dsm__coh_region *r, uint64_t page)
 }
 
 /* Who comes and goes */
-
-void dsm__coh_up(struct dsm__coh_region *r, uint16_t node)
-{
-    r->up |= bit(node);
-    if (node != r->home || is_home(r)) {
-        return;
-    }
-    for (uint64_t left = r->refused; left; left &= left - 1) {
-        say(r, r->home, DSM__COH_REFUSE, 0, lowest(left));
-    }
-    for (uint64_t page = 0; r->nr_waiting && page < r->nr_pages; page++) {
-        enum dsm__copy copy = dsm__coh_copy(r, page);
-
-        if (copy == DSM__COPY_IS || copy == DSM__COPY_IM) {
-            say(r, r->home,
-                copy == DSM__COPY_IS ? DSM__COH_READ : DSM__COH_WRITE, page,
-                0);
-        }
-    }
-}
 
 static void dir_request_down(struct dsm__coh_region *r,
                              struct dsm__coh_request *q, uint16_t node)
@@ -931,7 +910,7 @@ static void home_down(struct dsm__coh_region *r)
 
 void dsm__coh_down(struct dsm__coh_region *r, uint16_t node)
 {
-    r->up &= ~bit(node);
+    r->down |= bit(node);
     if (!is_home(r)) {
         if (node == r->home) {
             home_down(r);
@@ -976,7 +955,7 @@ uint32_t dsm__coh_requests(uint16_t nr_nodes, uint16_t peer_limit)
 
 void dsm__coh_init(struct dsm__coh_region *r)
 {
-    r->up = bit(r->self);
+    r->down = 0;
     r->refused = 0;
     r->dead = false;
     r->nr_waiting = 0;

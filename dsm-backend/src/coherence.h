@@ -11,7 +11,9 @@
  * the same way as what it says to others, so the home is no special case.
  *
  * Messages between two nodes arrive in the order in which they were sent;
- * nothing is assumed about the order of messages of different pairs.
+ * nothing is assumed about the order of messages of different pairs, nor
+ * about when they arrive: what is said to a node before it is connected waits
+ * for the connection. Only dsm__coh_down() ends that.
  */
 #ifndef DSM_SRC_COHERENCE_H
 #define DSM_SRC_COHERENCE_H
@@ -258,7 +260,7 @@ struct dsm__coh_region {
     const struct dsm__coh_ops *ops;
     void *ctx;
 
-    uint64_t up;      /* nodes that can be reached from here, and itself */
+    uint64_t down;    /* nodes that cannot be reached any more */
     uint64_t refused; /* whose data is not taken (not at the home) */
     uint64_t broken[DSM_MAX_NODES]; /* home: what each node refuses */
     bool dead;        /* the home is lost */
@@ -271,7 +273,7 @@ struct dsm__coh_region {
 };
 
 /**
- * dsm__coh_init() - set up what the caller's fields, those above "up", do
+ * dsm__coh_init() - set up what the caller's fields, those above "down", do
  * not say. @pages is all zero; @requests is needed at the home only.
  */
 void dsm__coh_init(struct dsm__coh_region *r);
@@ -331,9 +333,6 @@ int dsm__coh_receive(struct dsm__coh_region *r, uint16_t from,
 
 /** dsm__coh_release() - the hold of @page is over. */
 void dsm__coh_release(struct dsm__coh_region *r, uint64_t page);
-
-/** dsm__coh_up() - @node can be reached, for the first time. */
-void dsm__coh_up(struct dsm__coh_region *r, uint16_t node);
 
 /** dsm__coh_down() - @node cannot be reached any more. */
 void dsm__coh_down(struct dsm__coh_region *r, uint16_t node);

@@ -6,6 +6,9 @@
  * node can be made to say is bounded by the requests that each node may have
  * under way, and the queue has room for all of it. Data is not copied into
  * it but sent from where the page lies.
+ *
+ * The queue is there before the connection: nodes connect in any order, so a
+ * node can be told to give a page to one that it is not connected to yet.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -24,16 +27,15 @@
 #define PLINK_IOV 64
 #define PLINK_SKIP_BYTES 65536
 
-int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
-                    size_t first_bytes)
+int dsm__plink_init(struct dsm__plink *link, struct dsm__pages *pages,
+                    uint16_t peer)
 {
-    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = link };
-    uint16_t nr_nodes = link->pages->nr_nodes;
+    uint16_t nr_nodes = pages->nr_nodes;
     void *at;
 
-    if (first_bytes > PLINK_RX_BYTES) {
-        return -EPROTO; /* more than anybody says before he is asked */
-    }
+    link->pages = pages;
+    link->peer = peer;
+    link->conn.fd = -1;
     /*
      * To one peer there are at a time: for each request at this home one FWD,
      * INV or answer; for each request of the peer, at any home, its data from
@@ -46,9 +48,18 @@ int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
     at = mmap(NULL, link->tx_room * sizeof(*link->tx), PROT_READ | PROT_WRITE,
               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     link->tx = at == MAP_FAILED ? NULL : at;
-    link->rx_buf = malloc(PLINK_RX_BYTES);
+    return link->tx ? 0 : -ENOMEM;
+}
+
+int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
+                    size_t first_bytes)
+{
+    struct epoll_event ev = { .events = EPOLLIN, .data.ptr = link };
+
+    link->rx_buf =
+        malloc(first_bytes > PLINK_RX_BYTES ? first_bytes : PLINK_RX_BYTES);
     link->ahead = malloc(DSM__PAGES_AHEAD * sizeof(*link->ahead));
-    if (!link->tx || !link->rx_buf || !link->ahead) {
+    if (!link->rx_buf || !link->ahead) {
         dsm__plink_close(link);
         return -ENOMEM;
     }
@@ -100,7 +111,7 @@ void dsm__plink_send(struct dsm__plink *link, struct dsm__page_frame *f,
 {
     struct dsm__tx *tx;
 
-    if (!link->up || link->tx_dead) {
+    if (!link->tx || link->tx_dead) {
         return;
     }
     if (link->tx_nr == link->tx_room) {

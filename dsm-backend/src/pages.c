@@ -983,9 +983,7 @@ static void attach_here(struct dsm__pages *p, void *arg)
     }
     p->regions[r->owner] = r;
     for (uint16_t i = 0; i < p->nr_nodes; i++) {
-        if (p->links[i].up) {
-            dsm__coh_up(&r->coh, i);
-        } else if (p->lost_peers & (UINT64_C(1) << i)) {
+        if (p->lost_peers & (UINT64_C(1) << i)) {
             dsm__coh_down(&r->coh, i);
         }
     }
@@ -1214,11 +1212,6 @@ static void connect_here(struct dsm__pages *p, void *arg)
     if (call->ret < 0) {
         return;
     }
-    for (uint16_t i = 0; i < p->nr_nodes; i++) {
-        if (p->regions[i]) {
-            dsm__coh_up(&p->regions[i]->coh, call->peer);
-        }
-    }
     dsm__plink_begin(link);
 }
 
@@ -1309,7 +1302,7 @@ int dsm__pages_create(const struct dsm__pages_config *config,
                       struct dsm__pages **ret_pages)
 {
     struct dsm__pages *p = calloc(1, sizeof(*p));
-    int ret;
+    int ret = 0;
 
     if (!p) {
         return -ENOMEM;
@@ -1322,16 +1315,18 @@ int dsm__pages_create(const struct dsm__pages_config *config,
     p->heartbeat_ns = config->heartbeat_ms * NSEC_PER_MSEC;
     p->timeout_ns = config->peer_timeout_ms * NSEC_PER_MSEC;
     p->uffd = p->epoll_fd = p->kick_fd = p->note_fd = -1;
-    for (uint16_t i = 0; i < DSM_MAX_NODES; i++) {
-        p->links[i].pages = p;
-        p->links[i].peer = i;
-        p->links[i].conn.fd = -1;
+    for (uint16_t i = 0; i < p->nr_nodes; i++) {
+        if (dsm__plink_init(&p->links[i], p, i) < 0) {
+            ret = -ENOMEM;
+        }
     }
     pthread_mutex_init(&p->calls_lock, NULL);
     pthread_mutex_init(&p->notes_lock, NULL);
     pthread_cond_init(&p->calls_done, NULL);
     p->check_ns = dsm__pages_now(p) + p->heartbeat_ns / 2;
-    ret = pages_init_loop(p);
+    if (ret == 0) {
+        ret = pages_init_loop(p);
+    }
     if (ret == 0 && !config->no_thread) {
         ret = pages_start_thread(p);
     }

@@ -55,7 +55,7 @@ struct dsm__plink {
     uint64_t last_rx_ns;
 
     /* Sending. */
-    struct dsm__tx *tx;
+    struct dsm__tx *tx; /* NULL: the peer is lost */
     uint32_t tx_room, tx_first, tx_nr;
     size_t tx_sent; /* of the first */
     uint64_t tx_bytes;
@@ -196,11 +196,14 @@ int dsm__pages_frame(struct dsm__plink *link, const struct dsm__page_frame *f,
 uint64_t dsm__pages_now(struct dsm__pages *pages);
 
 /* pagelink.c */
+/* From here on frames can be queued. Return: -ENOMEM; 0. */
+int dsm__plink_init(struct dsm__plink *link, struct dsm__pages *pages,
+                    uint16_t peer);
+/* link->conn is there; dsm__plink_begin() takes what came with it. */
 int dsm__plink_open(struct dsm__plink *link, const uint8_t *first,
                     size_t first_bytes);
 void dsm__plink_close(struct dsm__plink *link);
 void dsm__plink_receive(struct dsm__plink *link);
-/* What came with the handshake. */
 void dsm__plink_begin(struct dsm__plink *link);
 void dsm__plink_send(struct dsm__plink *link, struct dsm__page_frame *f,
                      const uint8_t *data);

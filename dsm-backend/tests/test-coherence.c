@@ -83,9 +83,9 @@ static const char *const msg_names[] = {
 static void dump(void)
 {
     for (int n = 0; n < nr_nodes; n++) {
-        printf("node %d: thread %d page %d, up %llx refused %llx%s\n", n,
+        printf("node %d: thread %d page %d, down %llx refused %llx%s\n", n,
                w.thread[n], w.thread_page[n],
-               (unsigned long long)w.region[n].up,
+               (unsigned long long)w.region[n].down,
                (unsigned long long)w.region[n].refused,
                w.region[n].dead ? " dead" : "");
         for (int p = 0; p < nr_pages; p++) {
@@ -258,11 +258,6 @@ static void begin(void)
             .ctx = &w.region[n],
         };
         dsm__coh_init(&w.region[n]);
-        for (int k = 0; k < nr_nodes; k++) {
-            if (k != n) {
-                dsm__coh_up(&w.region[n], k);
-            }
-        }
     }
     for (int p = 0; p < nr_pages; p++) {
         w.access[HOME][p] = RW;
@@ -359,7 +354,7 @@ static void pack_world(void)
     for (int n = 0; n < nr_nodes; n++) {
         struct dsm__coh_region *r = &w.region[n];
 
-        small(&r->up);
+        small(&r->down);
         small(&r->refused);
         BYTES(r->dead);
         BYTES(w.thread[n]);

@@ -4,6 +4,7 @@
  * reason, and nothing else does. Node 0 and node 2 are real; node 1 speaks
  * frames by hand.
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -12,13 +13,15 @@
 
 struct fake {
     struct cluster *c;
+    int self;
     struct raw pages, link;
     uint32_t seq;
+    uint8_t body[4096]; /* of the last page that came */
 };
 
 static void connect_channel(struct fake *f, struct raw *r, int channel)
 {
-    struct dsm__frame h = hello_of(f->c, 1, 0, DSM__FRAME_HELLO);
+    struct dsm__frame h = hello_of(f->c, f->self, 0, DSM__FRAME_HELLO);
     struct dsm__frame ready = frame_of(DSM__FRAME_READY);
 
     h.hello.channel = channel;
@@ -31,8 +34,7 @@ static void connect_channel(struct fake *f, struct raw *r, int channel)
 
 static void fake_begin(struct fake *f)
 {
-    memset(f, 0, sizeof(*f));
-    f->c = cluster_new(3, WIRE_UNIX);
+    *f = (struct fake) { .c = cluster_new(3, WIRE_UNIX), .self = 1 };
     f->c->config.coherence = DSM_COHERENCE_PAGES;
     cluster_start_node(f->c, 0);
     cluster_start_node(f->c, 2);
@@ -97,9 +99,9 @@ static struct dsm__page_frame get_page(struct fake *f)
     }
     for (size_t left = dsm__coh_has_data(frame.type) ? frame.count * 4096 : 0;
          left > 0; left -= n) {
-        uint8_t body[4096];
+        size_t part = left % 4096 ? left % 4096 : 4096;
 
-        n = recv(f->pages.fd, body, left < 4096 ? left : 4096, 0);
+        n = recv(f->pages.fd, f->body + 4096 - part, part, 0);
         assert_true((ssize_t)n > 0);
     }
     return frame;
@@ -263,6 +265,56 @@ static void test_no_ack(void **state)
     fake_end(&f, "page channel lost");
 }
 
+static void *write_7(void *at)
+{
+    *(volatile uint8_t *)at = 7;
+    return NULL;
+}
+
+/*
+ * Node 0 is told to give a page to node 2 before node 2 is connected to it,
+ * as any order of connections allows: it is given then.
+ */
+static void test_early_forward(void **state)
+{
+    struct fake home = { .c = cluster_new(3, WIRE_UNIX), .self = 1 };
+    struct fake reader = { .c = home.c, .self = 2 };
+    struct dsm__page_frame data = {
+        .type = DSM__COH_DATA_M, .region = 1, .page = 3, .count = 1,
+    };
+    struct dsm__page_frame forward = {
+        .type = DSM__COH_FWD_WRITE, .region = 1, .page = 3, .node = 2,
+    };
+    struct dsm_region_stats stats = { 0 };
+    struct dsm__page_frame got;
+    pthread_t thread;
+
+    home.c->config.coherence = DSM_COHERENCE_PAGES;
+    cluster_start_node(home.c, 0);
+    connect_channel(&home, &home.pages, 1);
+    connect_channel(&home, &home.link, 0);
+    pthread_create(&thread, NULL, write_7,
+                   home.c->nodes[0].memory[1] + 3 * 4096);
+    assert_int_equal(get_page(&home).type, DSM__COH_WRITE);
+    put_page(&home, data);
+    raw_put_bytes(&home.pages, home.body, sizeof(home.body));
+    pthread_join(thread, NULL);
+    put_page(&home, forward);
+    while (stats.invalidations == 0) {
+        dsm_region_stats(home.c->nodes[0].node, 1, &stats);
+    }
+    connect_channel(&reader, &reader.pages, 1);
+    got = get_page(&reader);
+    assert_int_equal(got.type, DSM__COH_DATA_M);
+    assert_int_equal(got.region, 1);
+    assert_int_equal(got.page, 3);
+    assert_int_equal(reader.body[0], 7);
+    raw_close(&home.pages);
+    raw_close(&home.link);
+    raw_close(&reader.pages);
+    cluster_free(home.c);
+}
+
 /* The end of the link is the end of the page channel, too. */
 static void test_link_ends(void **state)
 {
@@ -279,7 +331,7 @@ static void test_link_ends(void **state)
 /* No link before there is a page channel, and one page channel only. */
 static void test_order(void **state)
 {
-    struct fake f = { .c = cluster_new(3, WIRE_UNIX) };
+    struct fake f = { .c = cluster_new(3, WIRE_UNIX), .self = 1 };
     struct dsm__frame h = hello_of(f.c, 1, 0, DSM__FRAME_HELLO), got;
 
     f.c->config.coherence = DSM_COHERENCE_PAGES;
@@ -313,6 +365,7 @@ int main(void)
         cmocka_unit_test(test_asks_twice),
         cmocka_unit_test(test_done_too_soon),
         cmocka_unit_test(test_no_ack),
+        cmocka_unit_test(test_early_forward),
         cmocka_unit_test(test_link_ends),
         cmocka_unit_test(test_order),
     };
