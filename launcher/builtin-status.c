@@ -14,9 +14,10 @@
 
 static void print_machine(JsonObject *o)
 {
-    static const char *const heads[] = { ">#",      "NODE",   "ISA",   ">CPUS",
-                                         ">MEMORY", "ACCEL",  "STATE", ">PID",
-                                         ">UPTIME", "REASON", NULL };
+    static const char *const heads[] = { ">#",      "NODE",    "ISA",
+                                         ">CPUS",   ">MEMORY", "ACCEL",
+                                         "STATE",   "HOST",    ">PID",
+                                         ">UPTIME", "REASON",  NULL };
     JsonArray *nodes = json_object_get_array_member(o, "nodes");
     struct table *t = table_new(heads);
     g_autofree char *up = cell_duration(DBL(o, "uptime_s"));
@@ -33,6 +34,7 @@ static void print_machine(JsonObject *o)
         table_add(t, format_size((uint64_t)INT(n, "memory_bytes")));
         table_add(t, g_strdup(STR(n, "accel")));
         table_add(t, g_strdup(STR(n, "state")));
+        table_add(t, g_strdup(*STR(n, "host") ? STR(n, "host") : "-"));
         table_add(t, cell_number(INT(n, "pid")));
         table_add(t, cell_duration(DBL(n, "uptime_s")));
         table_add(t, g_strdup(STR(n, "reason")));

@@ -194,8 +194,8 @@ do_qemu() {
 # --- Guest kernels --------------------------------------------------------
 
 # Each kernel is an ISA and, for those that are built on demand, a kind: its
-# locks, and "-torture" for the one that does nothing but test them.
-kernel_kinds="ticket preemptable qspinlock-torture ticket-torture preemptable-torture"
+# locks, and "-torture" for the one that does nothing but test them; or "debug".
+kernel_kinds="ticket preemptable qspinlock-torture ticket-torture preemptable-torture debug"
 
 # kmake ISA[-KIND] ARGS... - make in the kernel's tree, objects in build/obj.
 kmake() {
@@ -220,12 +220,12 @@ kernel_fragments() {  # ISA[-KIND]
         echo "$dir/common.config" "$dir/$isa.config"
         # The driver, once the hook that names it is in the series.
         ! grep -q drivers/chimera/Kconfig "$build/src/linux/drivers/Kconfig" ||
-            echo "$dir/chimera.config"
-        [ -z "${CHIMERA_KERNEL_DEBUG:-}" ] || echo "$dir/debug.config" ;;
+            echo "$dir/chimera.config" ;;
     esac
     case $1 in
     *-ticket*) echo "$dir/ticket.config" ;;
     *-preemptable*) echo "$dir/ticket.config" "$dir/preemptable.config" ;;
+    *-debug) echo "$dir/debug.config" ;;
     esac
 }
 

@@ -339,9 +339,12 @@ extern bool chimera_tracing;
 void chimera_trace_start(void);
 void chimera_trace(struct thread *t, int from, int to, const char *how);
 
-/* arena.c: the shared address space of pipe mode */
+/*
+ * arena.c: the shared address space of pipe mode. Not larger than programs
+ * need: qemu-user keeps a record of every page that is mapped, used or not.
+ */
 #define ARENA_BASE  0x4000000000ul
-#define ARENA_BYTES (64ul << 30)
+#define ARENA_BYTES (8ul << 30)
 void *chimera_arena_alloc(uint64_t len);
 bool chimera_arena_syscall(long n, const long a[6], long *ret);
 

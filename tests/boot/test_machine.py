@@ -5,11 +5,13 @@
 
 BUILD is where ./bootstrap put its results. Exits with 77 (skipped) when there
 are no images. With CHIMERA_COHERENCE=dsm in the environment all machines use
-the page protocol. The logs of every machine (consoles, QEMUs) stay in
-BUILD/log/boot/TEST.
+the page protocol; with CHIMERA_KERNEL=debug all nodes have the kernels that
+./bootstrap build kernel:debug makes. The logs of every machine (consoles,
+QEMUs) stay in BUILD/log/boot/TEST.
 """
 
 import ctypes
+import glob
 import json
 import os
 import random
@@ -30,11 +32,21 @@ CHIMERA = ""
 GUEST = ""
 X86_ARM = ""
 COHERENCE = os.environ.get("CHIMERA_COHERENCE", "shared")
-BOOT_S = 120
+KERNEL = os.environ.get("CHIMERA_KERNEL", "")
+BOOT_S = 600 if KERNEL else 120
+COMPLAINT = re.compile(
+    r"BUG: |WARNING: |KASAN: |Oops|Kernel panic|rcu: INFO: |Call [Tt]race:|"
+    r"INFO: task .* blocked for more than")
 
 
 def path(*parts):
     return os.path.join(BUILD, *parts)
+
+
+def kernel_line(isa):
+    """What a node's section says of its kernel: of kind KERNEL, if given."""
+    return (f"kernel={path('images', isa, 'kernel-' + KERNEL)}\n" if KERNEL
+            else "")
 
 
 def write_config(name, nodes, machine="", node="", cpus=1):
@@ -44,7 +56,7 @@ def write_config(name, nodes, machine="", node="", cpus=1):
     for index, letter in enumerate(nodes):
         prefix, isa = isas[letter]
         text += (f"[node {prefix}{index}]\nisa={isa}\ncpus={cpus}\n"
-                 f"memory=256M\n{node}\n")
+                 f"memory=256M\n{kernel_line(isa)}{node}\n")
     with tempfile.NamedTemporaryFile(
             "w", suffix=".conf", prefix=name, delete=False) as f:
         f.write(text)
@@ -103,6 +115,19 @@ class MachineTest(unittest.TestCase):
     def setUp(self):
         self.logs = path("log", "boot", self.id().split(".", 1)[1])
         os.makedirs(self.logs, exist_ok=True)
+        for old in self.consoles():
+            os.unlink(old)
+        self.addCleanup(self.check_consoles)
+
+    def consoles(self):
+        return glob.glob(os.path.join(self.logs, "console-*.log"))
+
+    def check_consoles(self):
+        """No kernel of the test's machines has complained."""
+        for console in self.consoles():
+            with open(console, encoding="utf-8", errors="replace") as f:
+                for line in f:
+                    self.assertNotRegex(line, COMPLAINT, console)
 
     def chimera(self, *args, timeout=BOOT_S, code=0, **kwargs):
         """Run the launcher; its output, after its exit code was checked."""
@@ -952,7 +977,9 @@ def main():
     for needed in (CHIMERA, X86_ARM, path("images", "x86_64", "kernel"),
                    path("images", "aarch64", "kernel"),
                    path("bin", "qemu-system-x86_64"),
-                   path("bin", "qemu-system-aarch64")):
+                   path("bin", "qemu-system-aarch64"),
+                   *([path("images", isa, f"kernel-{KERNEL}")
+                      for isa in ("x86_64", "aarch64")] if KERNEL else [])):
         if not os.path.exists(needed):
             print(f"skipped: there is no {needed}")
             sys.exit(77)
@@ -962,9 +989,13 @@ def main():
             print("skipped: this process may not use userfaultfd")
             sys.exit(77)
         os.close(fd)
+    if COHERENCE != "shared" or KERNEL:
         with open(X86_ARM, encoding="utf-8") as f:
             text = f.read().replace("coherence=shared",
                                     f"coherence={COHERENCE}")
+        for isa in ("x86_64", "aarch64"):
+            text = text.replace(f"isa={isa}\n",
+                                f"isa={isa}\n{kernel_line(isa)}")
         with tempfile.NamedTemporaryFile("w", suffix=".conf",
                                          delete=False) as f:
             f.write(text)

@@ -88,6 +88,7 @@ class Run(HostsTest, test_launcher.Run):
         self.up()
         nodes = self.status('m')['nodes']
         self.assertEqual([n['host'] for n in nodes], ['b.example'] * 2)
+        self.assertEqual(self.ok('status', 'm').out.count(b' b.example '), 2)
         self.ok('down', 'm')
 
 
