@@ -16,7 +16,7 @@ struct fake {
     int self;
     struct raw pages, link;
     uint32_t seq;
-    uint8_t body[4096]; /* of the last page that came */
+    uint8_t body[4096];
 };
 
 static void connect_channel(struct fake *f, struct raw *r, int channel)
@@ -81,28 +81,36 @@ static void put_page(struct fake *f, struct dsm__page_frame frame)
     raw_put_bytes(&f->pages, header, sizeof(header));
 }
 
-/* The next page frame from node 0. */
+/* What came with the handshake comes first. */
+static void get_bytes(struct raw *r, uint8_t *to, size_t bytes)
+{
+    size_t have = r->bytes < bytes ? r->bytes : bytes;
+    ssize_t n;
+
+    memcpy(to, r->buf, have);
+    r->bytes -= have;
+    memmove(r->buf, r->buf + have, r->bytes);
+    for (; have < bytes; have += n) {
+        n = recv(r->fd, to + have, bytes - have, 0);
+        assert_true(n > 0);
+    }
+}
+
+/* The next page frame from node 0, its last page in @f->body. */
 static struct dsm__page_frame get_page(struct fake *f)
 {
     uint8_t header[DSM__PAGE_HEADER_BYTES];
     struct dsm__page_frame frame;
     const char *why = "";
-    size_t have = 0, n;
 
-    while (have < sizeof(header)) {
-        n = recv(f->pages.fd, header + have, sizeof(header) - have, 0);
-        assert_true((ssize_t)n > 0);
-        have += n;
-    }
-    if (dsm__page_decode(header, &frame, &why) < 0) {
-        fail_msg("%s", why);
-    }
-    for (size_t left = dsm__coh_has_data(frame.type) ? frame.count * 4096 : 0;
-         left > 0; left -= n) {
-        size_t part = left % 4096 ? left % 4096 : 4096;
-
-        n = recv(f->pages.fd, f->body + 4096 - part, part, 0);
-        assert_true((ssize_t)n > 0);
+    do {
+        get_bytes(&f->pages, header, sizeof(header));
+        if (dsm__page_decode(header, &frame, &why) < 0) {
+            fail_msg("%s", why);
+        }
+    } while (frame.type == DSM__PAGE_PING);
+    for (int i = 0; dsm__coh_has_data(frame.type) && i < frame.count; i++) {
+        get_bytes(&f->pages, f->body, sizeof(f->body));
     }
     return frame;
 }

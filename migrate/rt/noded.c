@@ -15,6 +15,7 @@
 #define NR_PPOLL    271
 #define NR_SOCKET   41
 #define NR_CONNECT  42
+#define NR_SENDTO   44
 #define NR_FCNTL    72
 
 #define AF_UNIX         1
@@ -22,6 +23,9 @@
 #define SOCK_CLOEXEC    02000000
 #define F_DUPFD_CLOEXEC 1030
 #define POLLIN          1
+#define MSG_NOSIGNAL    0x4000
+#define EPIPE           32
+#define ECONNRESET      104
 
 /* Descriptors of ours stay away from those that programs count on. */
 #define FD_FROM 700
@@ -75,6 +79,19 @@ static size_t length(const char *s)
     return n;
 }
 
+/* If noded has ended the call, what it said last is still to be read. */
+static bool send_message(struct peer_process *p, struct noded_msg *m, long len)
+{
+    long ret = sys(NR_SENDTO, p->fd, (long)m, NODED_HEADER_BYTES + len,
+                   MSG_NOSIGNAL, 0, 0);
+
+    if (ret < 0 && ret != -EPIPE && ret != -ECONNRESET) {
+        say(p, "noded does not take the request");
+        return false;
+    }
+    return true;
+}
+
 bool chimera_noded_start(struct peer_process *p, int node, const char *file,
                          char *const env[])
 {
@@ -96,8 +113,7 @@ bool chimera_noded_start(struct peer_process *p, int node, const char *file,
         return false;
     }
     m = (struct noded_msg){ .type = NODED_CONNECT, .value = node };
-    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES, 0, 0, 0) < 0) {
-        say(p, "noded went away");
+    if (!send_message(p, &m, 0)) {
         return false;
     }
     at = put_string(at, "arg=", file);
@@ -108,11 +124,7 @@ bool chimera_noded_start(struct peer_process *p, int node, const char *file,
     len = at - (char *)m.data;
     m.type = NODED_REQUEST;
     m.value = len;
-    if (sys(NR_WRITE, p->fd, (long)&m, NODED_HEADER_BYTES + len, 0, 0, 0) < 0) {
-        say(p, "noded went away");
-        return false;
-    }
-    return true;
+    return send_message(p, &m, len);
 }
 
 /* How the process ended, in words. */
@@ -147,6 +159,9 @@ void chimera_noded_listen(struct peer_process *p, int timeout_ms)
     while (!p->ended &&
            sys(NR_PPOLL, (long)&poll, 1, (long)&limit, 0, 0, 0) > 0) {
         n = sys(NR_READ, p->fd, (long)&m, sizeof(m), 0, 0, 0);
+        if (n == -ECONNRESET) {
+            continue; /* said once, before what was sent earlier */
+        }
         if (n < NODED_HEADER_BYTES) {
             p->ended = true;
             say(p, "noded went away");

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,31 @@ class OnnodeTest(unittest.TestCase):
                     break
                 os.sched_yield()
         p.send_signal(signal.SIGTERM)
+        self.assertEqual(p.wait(TIMEOUT_S), 143)
+
+    def test_last_word_of_a_closed_call(self):
+        """It is heard even if onnode's own words were not read any more."""
+        CONNECT, REQUEST, STARTED, EXIT, KILLED = 1, 5, 6, 10, 1
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            path = '%s/closes' % self.dir
+            listener.bind(path)
+            listener.listen(1)
+            p = self.start('1', 'cat', stdin=subprocess.PIPE,
+                           env=dict(self.env(0), NODED_SOCKET=path))
+            listener.settimeout(TIMEOUT_S)
+            call = listener.accept()[0]
+        call.settimeout(TIMEOUT_S)
+        for expected in (CONNECT, REQUEST):
+            self.assertEqual(call.recv(4096)[0], expected)
+        call.send(struct.pack('<HHI', STARTED, 0, 1))
+        p.stdin.write(b'unread')
+        p.stdin.flush()
+        call.recv(4096, socket.MSG_PEEK)
+        p.send_signal(signal.SIGSTOP)
+        os.waitpid(p.pid, os.WUNTRACED)
+        call.send(struct.pack('<HHI', EXIT, KILLED, signal.SIGTERM))
+        call.close()
+        p.send_signal(signal.SIGCONT)
         self.assertEqual(p.wait(TIMEOUT_S), 143)
 
     def test_group_gets_signal(self):

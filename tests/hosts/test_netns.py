@@ -254,6 +254,20 @@ class Machine(HostsTest, boot.Kernel):
         self.chimera("down", name)
 
 
+class Hops(HostsTest):
+    """Threads of one process on two hosts."""
+
+    def test_matrix(self):
+        programs = boot.path("libexec", "chimera", "migrate")
+        if not os.path.exists(os.path.join(programs, "test")):
+            self.skipTest("no programs that can move "
+                          "(./bootstrap build migrate)")
+        self.assert_summary(self.run_guest(
+            "./test/run CHIMERA_EVERY=2 CHIMERA_RANDOM=1,9 -- address heap "
+            "pointer struct threads", share=programs, config=self.conf(),
+            timeout=570))
+
+
 class Refused(HostsTest):
     """What is not as it should be is said, at once or by boot-timeout."""
 
