@@ -356,18 +356,37 @@ static struct dsm__coh_request *dir_active(struct dsm__coh_region *r,
     return index ? &r->requests[index] : NULL;
 }
 
+/*
+ * Which of @nodes cannot give @to a page? Both ends have a say in that: the
+ * home sends nobody where it is not known that data arrives.
+ */
+static uint64_t dir_cut_off(const struct dsm__coh_region *r, uint16_t to,
+                            uint64_t nodes)
+{
+    uint64_t cut = r->broken[to] & nodes;
+
+    for (uint64_t left = nodes & ~cut; left; left &= left - 1) {
+        if (r->broken[lowest(left)] & bit(to)) {
+            cut |= bit(lowest(left));
+        }
+    }
+    return cut;
+}
+
 /* Who gives the page: itself, else the home, else whom it can hear. */
 static uint16_t dir_source(const struct dsm__coh_region *r,
                            const struct dsm__coh_request *q, uint64_t copies)
 {
+    uint64_t near;
+
     if (copies & bit(q->from)) {
         return q->from;
     }
     if (copies & bit(r->home)) {
         return r->home;
     }
-    return lowest(copies & ~r->broken[q->from] ? copies & ~r->broken[q->from]
-                                               : copies);
+    near = copies & ~dir_cut_off(r, q->from, copies);
+    return lowest(near ? near : copies);
 }
 
 /* What does the request find? Chooses the source on the way. */
@@ -407,8 +426,8 @@ static enum dsm__dir_event dir_look(struct dsm__coh_region *r,
     if (q->write && (copies & ~bit(q->source))) {
         return DSM__DIR_SHARED;
     }
-    return r->broken[q->from] & bit(q->source) ? DSM__DIR_CUT_OFF
-                                               : DSM__DIR_REACHABLE;
+    return dir_cut_off(r, q->from, bit(q->source)) ? DSM__DIR_CUT_OFF
+                                                   : DSM__DIR_REACHABLE;
 }
 
 static void dir_lose(struct dsm__coh_region *r, uint64_t page)
@@ -679,6 +698,9 @@ enum dsm__coh_data dsm__coh_data(const struct dsm__coh_region *r,
     const struct dsm__coh_request *q;
 
     if (msg->type == DSM__COH_RETURN) {
+        if (!is_home(r)) {
+            return DSM__COH_DATA_ERROR;
+        }
         q = &r->requests[r->pages[msg->page].request];
         return r->pages[msg->page].request && q->state == DSM__DIR_REC &&
                        q->source == from
@@ -713,6 +735,7 @@ static const char *check_message(const struct dsm__coh_region *r,
         to_home = true;
         break;
     case DSM__COH_REFUSE:
+    case DSM__COH_MET:
         to_home = names_node = true;
         break;
     case DSM__COH_FWD_READ:
@@ -787,9 +810,12 @@ int dsm__coh_receive(struct dsm__coh_region *r, uint16_t from,
     if (!why && msg->type == DSM__COH_DONE && dir_is_own(r, msg->page)) {
         why = "DONE for data of the home";
     }
-    if (!why && msg->type == DSM__COH_REFUSE) {
+    if (!why &&
+        (msg->type == DSM__COH_REFUSE || msg->type == DSM__COH_MET)) {
         if (msg->node == r->home) {
             why = "a message that names a node it cannot name";
+        } else if (msg->type == DSM__COH_MET) {
+            r->broken[from] &= ~bit(msg->node);
         } else {
             dir_refused(r, from, msg->node);
         }
@@ -861,6 +887,13 @@ void dsm__coh_release(struct dsm__coh_region *r, uint64_t page)
 }
 
 /* Who comes and goes */
+
+void dsm__coh_met(struct dsm__coh_region *r, uint16_t node)
+{
+    if (!is_home(r) && node != r->home) {
+        say(r, r->home, DSM__COH_MET, 0, node);
+    }
+}
 
 static void dir_request_down(struct dsm__coh_region *r,
                              struct dsm__coh_request *q, uint16_t node)
@@ -962,7 +995,7 @@ void dsm__coh_init(struct dsm__coh_region *r)
     r->nr_self = 0;
     r->free_request = 0;
     for (int i = 0; i < DSM_MAX_NODES; i++) {
-        r->broken[i] = 0;
+        r->broken[i] = i == r->home ? 0 : ~(bit(r->home) | bit(i));
         r->nr_of[i] = 0;
     }
     for (int i = 0; i < DSM__NR_COPIES; i++) {

@@ -169,6 +169,8 @@ enum dsm__coh_type {
     DSM__COH_DECLINE,    /* from the home */
     DSM__COH_LOST,       /* from the home; node: whom it lost; no page */
     DSM__COH_REFUSE,     /* to the home; node: whose data is not taken */
+    /* 17 to 19: those of the page channel that are not of the protocol */
+    DSM__COH_MET = 20,   /* to the home; node: who is connected to it */
     DSM__NR_COH
 };
 
@@ -262,7 +264,8 @@ struct dsm__coh_region {
 
     uint64_t down;    /* nodes that cannot be reached any more */
     uint64_t refused; /* whose data is not taken (not at the home) */
-    uint64_t broken[DSM_MAX_NODES]; /* home: what each node refuses */
+    /* Home: whose data each node refuses, or has not met. */
+    uint64_t broken[DSM_MAX_NODES];
     bool dead;        /* the home is lost */
     uint32_t nr_waiting; /* copies in IS, IM, SM or IPF */
     uint64_t nr_in[DSM__NR_COPIES]; /* copies in each state */
@@ -333,6 +336,9 @@ int dsm__coh_receive(struct dsm__coh_region *r, uint16_t from,
 
 /** dsm__coh_release() - the hold of @page is over. */
 void dsm__coh_release(struct dsm__coh_region *r, uint64_t page);
+
+/** dsm__coh_met() - @node and this one are connected, for the first time. */
+void dsm__coh_met(struct dsm__coh_region *r, uint16_t node);
 
 /** dsm__coh_down() - @node cannot be reached any more. */
 void dsm__coh_down(struct dsm__coh_region *r, uint16_t node);

@@ -473,6 +473,11 @@ static void link_finish(struct dsm__link *link)
         dsm__peer_set_down(node, peer, reason);
         return;
     }
+    if (outgoing &&
+        dsm__peer_get_state(&node->peers[peer]) != DSM_PEER_ABSENT) {
+        link_free(link); /* its page channel was lost, and that was told */
+        return;
+    }
     /*
      * Who comes to our door cannot change the state of a node by failing
      * there, or any process could take a place away. Where we connected to,
@@ -1369,7 +1374,10 @@ int dsm__link_new(struct dsm_node *node,
     link->outgoing = outgoing_to >= 0;
     link->peer = outgoing_to;
     link->region_fd = -1;
-    link->phase = link->outgoing ? DSM__PHASE_CONNECTING : DSM__PHASE_HELLO;
+    /* Before a secure transport has begun nothing can be said. */
+    link->phase = link->outgoing     ? DSM__PHASE_CONNECTING
+                  : transport->begin ? DSM__PHASE_SECURING
+                                     : DSM__PHASE_HELLO;
     link->channel = link->outgoing && node->pages &&
                             !node->peers[outgoing_to].paged
                         ? DSM__CHANNEL_PAGES

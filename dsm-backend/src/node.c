@@ -200,6 +200,11 @@ static int node_init_loop(struct dsm_node *node)
 static int node_init_pages(struct dsm_node *node)
 {
     const struct dsm_config *c = &node->config;
+    /*
+     * Who waits for a page may hold up this node's dispatch. That has to end
+     * before others, who hear nothing from it meanwhile, take it for lost.
+     */
+    uint32_t patience_ms = c->peer_timeout_ms / 4 * 3;
     const struct dsm__pages_config config = {
         .self = c->self,
         .nr_nodes = c->nr_nodes,
@@ -207,7 +212,9 @@ static int node_init_pages(struct dsm_node *node)
         .hold_us = c->no_hold ? 0 : c->hold_us,
         .spin_us = c->spin_us,
         .heartbeat_ms = c->heartbeat_ms,
-        .peer_timeout_ms = c->peer_timeout_ms,
+        .peer_timeout_ms = patience_ms > 2 * c->heartbeat_ms
+                               ? patience_ms
+                               : 2 * c->heartbeat_ms,
     };
     int ret;
 

@@ -7,8 +7,8 @@
  * under way, and the queue has room for all of it. Data is not copied into
  * it but sent from where the page lies.
  *
- * The queue is there before the connection: nodes connect in any order, so a
- * node can be told to give a page to one that it is not connected to yet.
+ * The queue is there before the connection, for threads may use memory before
+ * its home is connected.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -43,7 +43,7 @@ int dsm__plink_init(struct dsm__plink *link, struct dsm__pages *pages,
      * ACKs as the peer's INVs; and what is asked for ahead.
      */
     link->tx_room = 4 * (nr_nodes + 1) * DSM__PAGES_REQUESTS +
-                    4 * DSM__PAGES_AHEAD + 4 * nr_nodes;
+                    4 * DSM__PAGES_AHEAD + 5 * nr_nodes;
     /* Not touched, so not there, before it is used. */
     at = mmap(NULL, link->tx_room * sizeof(*link->tx), PROT_READ | PROT_WRITE,
               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

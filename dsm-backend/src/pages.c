@@ -503,7 +503,7 @@ static struct dsm__pregion *find_region(struct dsm__pages *p,
     for (uint16_t i = 0; i < p->nr_nodes; i++) {
         struct dsm__pregion *r = p->regions[i];
 
-        if (r && address >= (uintptr_t)r->memory &&
+        if (r && !r->detached && address >= (uintptr_t)r->memory &&
             address - (uintptr_t)r->memory < r->bytes) {
             return r;
         }
@@ -531,7 +531,7 @@ static void take_faults(struct dsm__pages *p)
         struct dsm__fault *f = &p->faults[p->fault_first];
         struct dsm__pregion *r = find_region(p, f->address);
 
-        if (r && !r->detached &&
+        if (r &&
             !region_fault(r, (f->address - (uintptr_t)r->memory) /
                                  p->page_bytes, f->write)) {
             watch_faults(p, true);
@@ -976,6 +976,15 @@ static void attach_here(struct dsm__pages *p, void *arg)
         call->ret = -EHOSTDOWN;
         return;
     }
+    batch_run(p);
+    for (uint16_t i = 0; i < p->nr_nodes; i++) {
+        struct dsm__pregion *old = p->regions[i];
+
+        if (old && old->memory < r->memory + r->bytes &&
+            r->memory < old->memory + old->bytes) {
+            old->detached = true; /* it was unmapped, or this would not fit */
+        }
+    }
     call->ret = dsm__uffd_register(p->uffd, r->memory, r->bytes,
                                    r->owner != p->self);
     if (call->ret < 0) {
@@ -983,7 +992,9 @@ static void attach_here(struct dsm__pages *p, void *arg)
     }
     p->regions[r->owner] = r;
     for (uint16_t i = 0; i < p->nr_nodes; i++) {
-        if (p->lost_peers & (UINT64_C(1) << i)) {
+        if (p->links[i].up) {
+            dsm__coh_met(&r->coh, i);
+        } else if (p->lost_peers & (UINT64_C(1) << i)) {
             dsm__coh_down(&r->coh, i);
         }
     }
@@ -1211,6 +1222,11 @@ static void connect_here(struct dsm__pages *p, void *arg)
     call->ret = dsm__plink_open(link, call->first, call->first_bytes);
     if (call->ret < 0) {
         return;
+    }
+    for (uint16_t i = 0; i < p->nr_nodes; i++) {
+        if (p->regions[i]) {
+            dsm__coh_met(&p->regions[i]->coh, call->peer);
+        }
     }
     dsm__plink_begin(link);
 }

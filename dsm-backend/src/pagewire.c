@@ -32,7 +32,7 @@ _Static_assert(offsetof(struct wire_page, page) == 16, "");
 static const struct {
     const char *name;
     bool node;          /* names a node */
-    bool page;          /* has a page and, but for LOST and REFUSE, a region */
+    bool page;          /* has a page and, but for LOST, REFUSE and MET, a region */
     uint16_t count_max; /* pages, at least 1; 0: no count */
     bool stride, token;
 } page_frames[DSM__NR_PAGE] = {
@@ -54,6 +54,7 @@ static const struct {
                            .count_max = DSM__PAGE_AHEAD_MAX },
     [DSM__COH_LOST] = { "LOST", .node = true },
     [DSM__COH_REFUSE] = { "REFUSE", .node = true },
+    [DSM__COH_MET] = { "MET", .node = true },
     [DSM__PAGE_AHEAD] = { "AHEAD", .page = true, .stride = true,
                           .count_max = DSM__PAGE_AHEAD_MAX },
     [DSM__PAGE_PING] = { "PING", .token = true },

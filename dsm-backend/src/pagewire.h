@@ -17,16 +17,16 @@
 
 /* Beside those of enum dsm__coh_type. */
 enum dsm__page_type {
-    DSM__PAGE_AHEAD = DSM__NR_COH, /* to the home: pages wanted ahead of use */
+    DSM__PAGE_AHEAD = 17, /* to the home: pages wanted ahead of use */
     DSM__PAGE_PING,
     DSM__PAGE_PONG,
-    DSM__NR_PAGE
+    DSM__NR_PAGE = DSM__NR_COH
 };
 
 struct dsm__page_frame {
     uint8_t type;
     uint16_t region; /* its home */
-    uint16_t node;   /* in FWD_READ, FWD_WRITE, LOST, REFUSE */
+    uint16_t node;   /* in FWD_READ, FWD_WRITE, LOST, REFUSE, MET */
     uint32_t seq;
     uint32_t count; /* pages: DATA_*, RETURN, AHEAD, DECLINE */
     uint64_t page;

@@ -77,7 +77,7 @@ static const char *what = "the beginning";
 static const char *const msg_names[] = {
     "?", "READ", "WRITE", "FWD_READ", "FWD_WRITE", "INV", "RECALL", "GRANT",
     "GONE", "ACK", "DONE", "DATA_S", "DATA_M", "RETURN", "DECLINE", "LOST",
-    "REFUSE",
+    "REFUSE", [DSM__COH_MET] = "MET",
 };
 
 static void dump(void)
@@ -258,6 +258,14 @@ static void begin(void)
             .ctx = &w.region[n],
         };
         dsm__coh_init(&w.region[n]);
+    }
+    /* That they have met each other is under way to the home. */
+    for (int n = 0; n < nr_nodes; n++) {
+        for (int k = 0; k < nr_nodes; k++) {
+            if (k != n) {
+                dsm__coh_met(&w.region[n], k);
+            }
+        }
     }
     for (int p = 0; p < nr_pages; p++) {
         w.access[HOME][p] = RW;

@@ -645,6 +645,25 @@ static void test_new_keys(void **state)
     cluster_free(c);
 }
 
+/* More strangers at once than are listened to are sent away, unheard. */
+static void test_busy(void **state)
+{
+    struct cluster *c = cluster_new(2, WIRE_TLS);
+    int fds[64];
+
+    cluster_start_node(c, 0);
+    for (int i = 0; i < 64; i++) {
+        fds[i] = tcp_to(port_of(c, 0));
+        cluster_settle(c);
+    }
+    cluster_wait(c, c->nodes[0].nr_rejected >= 40);
+    assert_contains(c->nodes[0].rejected, "too many connections at once");
+    for (int i = 0; i < 64; i++) {
+        close(fds[i]);
+    }
+    cluster_free(c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -655,6 +674,7 @@ int main(void)
         cmocka_unit_test(test_no_key),
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_stalled),
+        cmocka_unit_test(test_busy),
         cmocka_unit_test(test_wrong_listener),
         cmocka_unit_test(test_encrypted),
         cmocka_unit_test(test_bent),

@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include "qapi/error.h"
 #include "qemu/atomic.h"
+#include "qemu/bitmap.h"
 #include "qemu/error-report.h"
 #include "qemu/madvise.h"
 #include "qemu/main-loop.h"
@@ -34,6 +35,7 @@ static struct dsm_pages_region {
     char *start;                /* NULL: not attached */
     size_t bytes;
     ram_addr_t ram_start;
+    unsigned long *replaced;    /* a bit for each page: by zeros */
 } dsm_pages_regions[DSM_MAX_NODES];
 
 static size_t dsm_pages_page_bytes;
@@ -78,7 +80,7 @@ static void dsm_pages_failed(void *opaque, uint16_t owner, const char *reason)
     abort();
 }
 
-static bool dsm_pages_attached(char *addr)
+static struct dsm_pages_region *dsm_pages_find(char *addr)
 {
     int i;
 
@@ -87,15 +89,22 @@ static bool dsm_pages_attached(char *addr)
         char *start = qatomic_read(&r->start);
 
         if (start && addr >= start && addr < start + r->bytes) {
-            return true;
+            return r;
         }
     }
-    return false;
+    return NULL;
 }
 
-static bool dsm_pages_replace(char *addr)
+/* Whoever comes second finds it done when it accesses the page again. */
+static bool dsm_pages_replace(struct dsm_pages_region *r, char *addr)
 {
     addr = QEMU_ALIGN_PTR_DOWN(addr, dsm_pages_page_bytes);
+    if (bitmap_test_and_set_atomic(r->replaced,
+                                   (addr - r->start) / dsm_pages_page_bytes,
+                                   1)) {
+        return true;
+    }
+    stat64_add(&dsm_pages_zeroed, 1);
     return mmap(addr, dsm_pages_page_bytes, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == addr;
 }
@@ -114,12 +123,12 @@ static uintptr_t dsm_pages_host_pc(const ucontext_t *uc)
 static void dsm_pages_sigbus(int sig, siginfo_t *info, void *context)
 {
     const ucontext_t *uc = context;
+    struct dsm_pages_region *r = dsm_pages_find(info->si_addr);
     int saved_errno = errno;
 
-    if (dsm_pages_attached(info->si_addr)) {
+    if (r) {
         dsm_lost_fault(dsm_pages_host_pc(uc), info->si_addr, &uc->uc_sigmask);
-        if (dsm_pages_replace(info->si_addr)) {
-            stat64_add(&dsm_pages_zeroed, 1);
+        if (dsm_pages_replace(r, info->si_addr)) {
             errno = saved_errno;
             return;
         }
@@ -136,7 +145,7 @@ void dsm_prepare_map(void *host, size_t bytes, bool write)
 {
     char *at = host, *end = at + bytes;
 
-    if (!dsm_pages_page_bytes || !dsm_pages_attached(host)) {
+    if (!dsm_pages_page_bytes || !dsm_pages_find(host)) {
         return;
     }
     while (at < end) {
@@ -215,12 +224,14 @@ bool dsm_pages_attach(MemoryRegion *mr, const DsmMachine *machine,
     assert(!r->start);
     r->bytes = machine->node[i].ram_bytes;
     r->ram_start = memory_region_get_ram_addr(mr);
+    r->replaced = bitmap_new(r->bytes / dsm_pages_page_bytes);
     /* The protocol knows this memory by its own pages. */
     qemu_madvise(params.memory, r->bytes, QEMU_MADV_NOHUGEPAGE);
     qatomic_set_mb(&r->start, params.memory);
     ret = dsm_region_attach(node, i, &params);
     if (ret < 0) {
         r->start = NULL;
+        g_free(r->replaced);
         error_setg_errno(errp, -ret, "cannot keep the memory of node '%s' "
                          "coherent", machine->node[i].name);
         return false;

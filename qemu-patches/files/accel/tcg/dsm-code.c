@@ -15,7 +15,9 @@
  *
  *   C1 A page is marked before its bytes are read for translation, and made
  *      inaccessible before its mark is looked at. So either the reader waits
- *      for the new bytes, or the mark is seen.
+ *      for the new bytes, or the mark is seen. It is marked under its lock,
+ *      which is kept until the translation can be found, and which the drain
+ *      takes: what was noted after the mark finds the translation.
  *   C2 When dsm_code_lost() has returned, each vCPU finishes the translation
  *      that it is in, and starts another one only after the drain. So no
  *      translation of old bytes starts after the page was given up, that is,
