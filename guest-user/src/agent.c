@@ -320,12 +320,13 @@ static void session_kill(struct session *s)
 
 /*
  * Bytes of standard input are gone (written, or nobody will read them): let
- * the launcher send as many again.
+ * the launcher send as many again. After the end it sends no more, and the
+ * character that ends a terminal's input was never granted.
  */
 static void session_grant(struct session *s, size_t n)
 {
     s->in_consumed += n;
-    if (s->killed) {
+    if (s->killed || s->in_ended) {
         return;
     }
     if (s->in_consumed >= GRANT_STEP_BYTES ||
