@@ -195,8 +195,9 @@ static _Noreturn void child_main(const struct spawn_request *req,
                    (unsigned)req->uid, (unsigned)req->gid, strerror(errno));
     }
     if (chdir(req->cwd ? req->cwd : "/") < 0) {
-        child_fail(status_fd, errno, "working directory %s: %s", req->cwd,
-                   strerror(errno));
+        /* ENOENT says that there is no such program. */
+        child_fail(status_fd, errno == ENOENT ? ENOTDIR : errno,
+                   "working directory %s: %s", req->cwd, strerror(errno));
     }
     child_exec(req, status_fd);
 }

@@ -227,8 +227,8 @@ class AgentTest(unittest.TestCase):
                 (['/no/such'], {}, 2, '/no/such: No such file'),
                 (['/etc/passwd'], {}, 13, 'ermission denied'),
                 ([''], {}, 2, 'empty'),
-                (['true'], {'cwd': '/no/dir'}, 2, 'working directory /no/dir'),
-                (['true'], {'tty': '1', 'cwd': '/no/dir'}, 2, 'directory')]:
+                (['true'], {'cwd': '/no/dir'}, 20, 'working directory /no/dir'),
+                (['true'], {'tty': '1', 'cwd': '/no/dir'}, 20, 'directory')]:
             with self.subTest(args=args, keys=keys):
                 s = self.c.run(*args, **keys)
                 self.assertEqual(s.exit[:2], (2, errno))
@@ -383,6 +383,14 @@ class AgentTest(unittest.TestCase):
         self.c.eof(sid)
         self.c.finish(sid)
         self.assertTrue(s.out[1].endswith(b'end\r\n'))
+
+    def test_tty_eof_is_not_granted(self):
+        """The character that ends the input was not the launcher's."""
+        for data in (b'', b'hi\r'):
+            with self.subTest(data=data):
+                s = self.c.run('cat', tty='1', stdin=data)
+                self.assertEqual(s.exit, (0, 0, ''))
+                self.assertLessEqual(s.granted, len(data))
 
     def test_tty_job_control(self):
         sid, s = self.c.start('bash', '--norc', '--noprofile', '-i', tty='1',

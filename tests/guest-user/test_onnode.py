@@ -117,7 +117,7 @@ class OnnodeTest(unittest.TestCase):
         for args, code, text in [
                 (['1', 'no-such-prog'], 127, b'not found in PATH'),
                 (['1', '/etc/passwd'], 126, b'ermission denied'),
-                (['-d', '/no/dir', '1', 'true'], 127, b'/no/dir'),
+                (['-d', '/no/dir', '1', 'true'], 126, b'/no/dir'),
                 (['7', 'true'], 125, b"no node '7'"),
                 (['1'], 125, b'usage'),
                 (['1', 'sh', '-c', 'kill -SEGV $$'], 139, b'egmentation'),
