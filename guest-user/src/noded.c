@@ -483,8 +483,13 @@ static void server_message(struct server *s)
         server_feed(s);
         break;
     case NODED_SIGNAL:
-        if (!s->reaped && le32toh(m.value) < NSIG) {
+        if (s->reaped || le32toh(m.value) >= NSIG) {
+            break;
+        }
+        if (s->started) {
             spawn_signal(&s->child, false, le32toh(m.value));
+        } else {
+            kill(s->child.pid, le32toh(m.value)); /* not the program yet */
         }
         break;
     case NODED_ALIVE:

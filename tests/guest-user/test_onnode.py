@@ -204,6 +204,23 @@ class OnnodeTest(unittest.TestCase):
         self.assertEqual(p.wait(TIMEOUT_S), 143)
         self.wait_dead(pid)
 
+    def test_signal_with_the_request(self):
+        """It comes when the program's process has just been forked."""
+        CONNECT, REQUEST, SIGNAL, EXIT, KILLED = 1, 5, 9, 10, 1
+        text = b'arg=sleep\0arg=1000\0cwd=/\0'
+        for _ in range(30):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as call:
+                call.settimeout(TIMEOUT_S)
+                call.connect('%s/sock0' % self.dir)
+                call.send(struct.pack('<HHI', CONNECT, 0, 1))
+                call.send(struct.pack('<HHI', REQUEST, 0, len(text)) + text)
+                call.send(struct.pack('<HHI', SIGNAL, 0, signal.SIGTERM))
+                kind = None
+                while kind != EXIT:
+                    kind, how, value = struct.unpack('<HHI',
+                                                     call.recv(65536)[:8])
+                self.assertEqual((how, value), (KILLED, signal.SIGTERM))
+
     def test_onnode_killed(self):
         p = self.start('1', 'sh', '-c', 'echo $$; exec sleep 1000')
         pid = int(p.stdout.readline())
