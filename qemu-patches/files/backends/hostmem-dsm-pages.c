@@ -98,10 +98,11 @@ static struct dsm_pages_region *dsm_pages_find(char *addr)
 /* Whoever comes second finds it done when it accesses the page again. */
 static bool dsm_pages_replace(struct dsm_pages_region *r, char *addr)
 {
+    size_t page = (addr - r->start) / dsm_pages_page_bytes;
+
     addr = QEMU_ALIGN_PTR_DOWN(addr, dsm_pages_page_bytes);
-    if (bitmap_test_and_set_atomic(r->replaced,
-                                   (addr - r->start) / dsm_pages_page_bytes,
-                                   1)) {
+    if (qatomic_fetch_or(&r->replaced[BIT_WORD(page)], BIT_MASK(page)) &
+        BIT_MASK(page)) {
         return true;
     }
     stat64_add(&dsm_pages_zeroed, 1);
