@@ -175,11 +175,15 @@ struct cluster *cluster_new(int nr, enum wiring wiring)
     return c;
 }
 
-/* Map and attach all regions. */
+/* Map and attach all regions but the late one, which is the owner's then. */
 static void tnode_attach(struct tnode *t)
 {
     for (int i = 0; i < t->cluster->nr; i++) {
         struct dsm_region_params params = { 0 };
+
+        if (i && i == t->cluster->late_region && i != t->self) {
+            continue;
+        }
 
         t->memory[i] = mmap(NULL, t->cluster->desc[i].ram_bytes,
                             PROT_READ | PROT_WRITE, MAP_SHARED,

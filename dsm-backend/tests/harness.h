@@ -50,6 +50,7 @@ struct cluster {
     struct dsm_config config; /* of every node but for self */
     struct dsm__options options;
     struct dsm__hub *hub;
+    int late_region; /* whose region nodes do not attach at first; 0: none */
     struct dsm_key *key[2]; /* of TLS, and another */
     struct tnode nodes[DSM_MAX_NODES];
 };

@@ -6,6 +6,7 @@
  */
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -329,6 +330,46 @@ static void test_early_forward(void **state)
     cluster_free(home.c);
 }
 
+/*
+ * Node 1 is lost and its window unmapped; before it is fenced, node 2's window
+ * is where it was. Faults there are node 2's, and fencing does not touch it.
+ */
+static void test_window_in_place_of_another(void **state)
+{
+    struct fake f = { .c = cluster_new(3, WIRE_UNIX), .self = 1 };
+    struct cluster *c = f.c;
+    struct tnode *t = &c->nodes[0];
+    struct dsm_region_params params = { 0 };
+    uint64_t bytes = c->desc[1].ram_bytes;
+    volatile uint8_t *home;
+
+    c->config.coherence = DSM_COHERENCE_PAGES;
+    c->desc[2].ram_bytes = bytes;
+    c->late_region = 2;
+    cluster_start_node(c, 0);
+    cluster_start_node(c, 2);
+    connect_channel(&f, &f.pages, 1);
+    connect_channel(&f, &f.link, 0);
+    cluster_wait(c, t->ups[1] && t->ups[2]);
+    raw_close(&f.link);
+    raw_close(&f.pages);
+    cluster_wait(c, t->downs[1]);
+
+    params.memory = mmap(t->memory[1], bytes, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_FIXED, dsm_region_fd(t->node, 2), 0);
+    assert_ptr_equal(params.memory, t->memory[1]);
+    t->memory[1] = NULL;
+    t->memory[2] = params.memory;
+    assert_int_equal(dsm_region_attach(t->node, 2, &params), 0);
+    assert_int_equal(dsm_peer_fence(t->node, 1), 0);
+    home = c->nodes[2].memory[2];
+    for (int i = 1; i < 4; i++) {
+        home[4096] = i;
+        assert_int_equal(((volatile uint8_t *)t->memory[2])[4096], i);
+    }
+    cluster_free(c);
+}
+
 /* The end of the link is the end of the page channel, too. */
 static void test_link_ends(void **state)
 {
@@ -381,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_done_too_soon),
         cmocka_unit_test(test_no_ack),
         cmocka_unit_test(test_early_forward),
+        cmocka_unit_test(test_window_in_place_of_another),
         cmocka_unit_test(test_link_ends),
         cmocka_unit_test(test_order),
     };
