@@ -304,6 +304,44 @@ static void test_many(void)
     close(rx);
 }
 
+static void *refused_main(void *arg)
+{
+    struct waiter *w = arg;
+    char byte = 0;
+
+    for (int i = 0; i < 100 && w->result == -ECONNREFUSED; i++) {
+        w->result = msg_send(w->fd, w->node, w->port, &byte, 1, 0,
+                             20 * SECOND);
+    }
+    return NULL;
+}
+
+/* More askers than calls that a kernel has under way: none goes unanswered. */
+static void test_first_sends(void)
+{
+    enum { ASKERS = 24 };
+    struct waiter w[ASKERS];
+    pthread_t thread[ASKERS];
+    char before[256], path[64];
+
+    snprintf(path, sizeof(path), "node%u/messages_dropped", self);
+    snprintf(before, sizeof(before), "%s", order(NAMED(path, DO_SYSFS)).text);
+    for (int i = 0; i < ASKERS; i++) {
+        w[i] = (struct waiter){ .fd = endpoint(0),
+                                .node = peer,
+                                .port = 4000 + i,
+                                .result = -ECONNREFUSED };
+        pthread_create(&thread[i], NULL, refused_main, &w[i]);
+    }
+    for (int i = 0; i < ASKERS; i++) {
+        pthread_join(thread[i], NULL);
+        check_is(w[i].result, -ECONNREFUSED, "nobody at port %u", w[i].port);
+        close(w[i].fd);
+    }
+    check(!strcmp(order(NAMED(path, DO_SYSFS)).text, before),
+          "messages were dropped there");
+}
+
 /* Endpoints come and go; nothing of them may stay. */
 static void test_churn(void)
 {
@@ -398,6 +436,7 @@ int main(int argc, char **argv)
     test_close_behind();
     test_interrupted();
     test_many();
+    test_first_sends();
     test_churn();
     test_bad_input();
     dismiss();

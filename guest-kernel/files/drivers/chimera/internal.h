@@ -43,8 +43,12 @@ struct chimera_call;
 #define CHIMERA_PING_TIMEOUT	(1 * HZ)
 #define CHIMERA_RETRY_DELAY	(1 * HZ)	/* before asking again */
 
-/* Deferred messages that a node keeps per peer and class. */
-#define CHIMERA_DEFER_CALLS	CHIMERA_CALLS_MAX	/* REQUEST, REPLY */
+/*
+ * Deferred messages that a node keeps per peer and class. One more than calls:
+ * the place of a request is free a moment after its answer has gone, when the
+ * peer may have sent the next one.
+ */
+#define CHIMERA_DEFER_CALLS	(CHIMERA_CALLS_MAX + 1)	/* REQUEST, REPLY */
 #define CHIMERA_DEFER_OTHER	4			/* ACK, BULK */
 
 struct chimera_rxq {
