@@ -90,7 +90,7 @@ struct fabric {
 };
 
 struct chimera_machine *chimera;
-struct workqueue_struct *chimera_wq;
+struct workqueue_struct *chimera_wq, *chimera_call_wq;
 
 /* ---- tx ---------------------------------------------------------------- */
 
@@ -930,7 +930,9 @@ static int fabric_probe(struct virtio_device *vdev)
 	chimera_wq = alloc_workqueue("chimera",
 				     WQ_UNBOUND | WQ_MEM_RECLAIM | WQ_HIGHPRI,
 				     0);
-	if (!m || !fab || !chimera_wq) {
+	chimera_call_wq = alloc_workqueue("chimera-call", WQ_UNBOUND |
+					  WQ_MEM_RECLAIM | WQ_HIGHPRI, 0);
+	if (!m || !fab || !chimera_wq || !chimera_call_wq) {
 		err = -ENOMEM;
 		goto err_free;
 	}
@@ -995,9 +997,11 @@ err_reset:
 	virtio_reset_device(vdev);
 	vdev->config->del_vqs(vdev);
 err_free:
+	if (chimera_call_wq)
+		destroy_workqueue(chimera_call_wq);
 	if (chimera_wq)
 		destroy_workqueue(chimera_wq);
-	chimera_wq = NULL;
+	chimera_wq = chimera_call_wq = NULL;
 	vdev->priv = NULL;
 	return err;
 }

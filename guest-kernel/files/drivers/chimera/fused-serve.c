@@ -328,7 +328,8 @@ static void serve_time_work(struct work_struct *work)
 
 	for (unsigned int i = 0; i < CHIMERA_FUSED_CHANNELS; i++)
 		more |= serve_time_one(m, i);
-	if (!more || !queue_delayed_work(chimera_wq, &m->time_work, SERVE_TIME))
+	if (!more ||
+	    !queue_delayed_work(chimera_call_wq, &m->time_work, SERVE_TIME))
 		mirror_put(m);
 }
 
@@ -338,7 +339,7 @@ static void serve_time(struct fused_mirror *m)
 	if (delayed_work_pending(&m->time_work))
 		return;
 	mirror_get(m);
-	if (!queue_delayed_work(chimera_wq, &m->time_work, SERVE_TIME))
+	if (!queue_delayed_work(chimera_call_wq, &m->time_work, SERVE_TIME))
 		mirror_put(m);
 }
 

@@ -132,7 +132,10 @@ struct chimera_machine {
 };
 
 extern struct chimera_machine *chimera;
+/* Handlers and states of nodes: works whose number the machine bounds. */
 extern struct workqueue_struct *chimera_wq;
+/* Works that wait for a peer and of which programs can make any number. */
+extern struct workqueue_struct *chimera_call_wq;
 
 static inline struct chimera_node *chimera_node(unsigned int index)
 {

@@ -163,7 +163,7 @@ static void out_put(struct port_out *out)
 static void out_queue(struct port_out *out)
 {
 	kref_get(&out->ref);
-	if (!queue_work(chimera_wq, &out->work))
+	if (!queue_work(chimera_call_wq, &out->work))
 		out_put(out);		/* the queued one has its own */
 }
 
@@ -193,7 +193,7 @@ static void in_put(struct port_in *in)
 static void in_queue(struct port_in *in)
 {
 	kref_get(&in->ref);
-	if (!queue_work(chimera_wq, &in->work))
+	if (!queue_work(chimera_call_wq, &in->work))
 		in_put(in);
 }
 

@@ -322,7 +322,7 @@ static void seg_detach_work(struct work_struct *work)
 		pr_warn_ratelimited("node %u does not let go of segment %s; again in a moment\n",
 				    r->node->index, r->name->name);
 		kref_get(&r->ref);
-		if (!queue_delayed_work(chimera_wq, &r->detach_work,
+		if (!queue_delayed_work(chimera_call_wq, &r->detach_work,
 					CHIMERA_RETRY_DELAY))
 			seg_remote_put(r);
 	}
@@ -333,7 +333,7 @@ static void seg_detach_work(struct work_struct *work)
 static void seg_detach_later(struct seg_remote *r)
 {
 	kref_get(&r->ref);
-	if (!queue_delayed_work(chimera_wq, &r->detach_work, 0))
+	if (!queue_delayed_work(chimera_call_wq, &r->detach_work, 0))
 		kref_put(&r->ref, seg_remote_free);	/* never the last */
 }
 

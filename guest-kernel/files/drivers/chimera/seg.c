@@ -47,6 +47,7 @@ static unsigned int seg_nr_names[VIRTIO_FABRIC_MAX_NODES];
 static DECLARE_WAIT_QUEUE_HEAD(seg_told_wait);
 static struct kobject *seg_dir;
 
+/* One for each node, so on the queue of the handlers, although it waits. */
 static struct seg_teller {
 	struct delayed_work work;
 	struct chimera_node *node;
