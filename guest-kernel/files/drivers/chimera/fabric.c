@@ -15,9 +15,10 @@
  * Lost wake-ups (tx): a waiter sets the used event by virtqueue_enable_cb(),
  * which has a full barrier and then looks again for used buffers; the device
  * publishes a used buffer, has a full barrier and looks at the used event. One
- * of them sees the other. fabric_tx_done() wakes all waiters; each takes what
- * it needs or enables the callback again. The same pairing ends
- * fabric_rx_poll().
+ * of them sees the other. There is no callback if a sender has collected all
+ * used buffers before the interrupt came, so whoever collects some wakes all
+ * waiters; each takes what it needs or enables the callback again. The same
+ * pairing ends fabric_rx_poll().
  */
 #define pr_fmt(fmt) "chimera: " fmt
 
@@ -68,7 +69,9 @@ struct fabric {
 	bool broken;		/* no queue may be touched any more */
 	struct work_struct broken_work;
 
-	spinlock_t tx_lock;	/* tx_vq, pools, inflight, bells */
+	spinlock_t tx_lock;	/* tx_vq, pools, inflight, bells, ring_due */
+	bool ring_due;		/* doorbells wait for room */
+	struct work_struct ring_work;
 	struct fabric_pool pool[FABRIC_NR_POOLS];
 	struct fabric_tx *tx;
 
@@ -94,7 +97,8 @@ struct workqueue_struct *chimera_wq, *chimera_call_wq;
 
 /* ---- tx ---------------------------------------------------------------- */
 
-static bool fabric_reap(struct fabric *fab)
+/* Collect what was sent, and tell who waits for that. */
+static void fabric_reap(struct fabric *fab)
 {
 	struct fabric_tx *tx;
 	unsigned int len;
@@ -111,7 +115,14 @@ static bool fabric_reap(struct fabric *fab)
 		list_add(&tx->link, &fab->pool[tx->pool].free);
 		any = true;
 	}
-	return any;
+	if (!any)
+		return;
+	for (int i = 0; i < FABRIC_NR_POOLS; i++)
+		/* who is not in the queue yet looks later, under tx_lock */
+		if (waitqueue_active(&fab->pool[i].wait))
+			wake_up_all(&fab->pool[i].wait);
+	if (fab->ring_due)
+		queue_work(system_bh_wq, &fab->ring_work);
 }
 
 static struct fabric_tx *fabric_take(struct fabric *fab,
@@ -249,6 +260,7 @@ static void fabric_ring(struct fabric *fab, bool *kick)
 	__le64 bits;
 
 	lockdep_assert_held(&fab->tx_lock);
+	fab->ring_due = false;
 	for_each_peer(node) {
 		if (!node->bells)
 			continue;
@@ -257,8 +269,10 @@ static void fabric_ring(struct fabric *fab, bool *kick)
 			continue;
 		}
 		tx = fabric_take_or_arm(fab, node, FABRIC_POOL_CONTROL);
-		if (IS_ERR(tx))
+		if (IS_ERR(tx)) {
+			fab->ring_due = tx == ERR_PTR(-EAGAIN);
 			return;
+		}
 		bits = cpu_to_le64(node->bells);
 		node->bells = 0;
 		memcpy(tx->buf + 1, &bits, sizeof(bits));
@@ -276,6 +290,19 @@ void fabric_doorbell(struct chimera_node *node, u64 bits)
 	guard(rcu)();
 	spin_lock_irqsave(&fab->tx_lock, flags);
 	node->bells |= bits;
+	fabric_ring(fab, &kick);
+	spin_unlock_irqrestore(&fab->tx_lock, flags);
+	if (kick)
+		virtqueue_notify(fab->tx_vq);
+}
+
+static void fabric_ring_work(struct work_struct *work)
+{
+	struct fabric *fab = container_of(work, struct fabric, ring_work);
+	unsigned long flags;
+	bool kick = false;
+
+	spin_lock_irqsave(&fab->tx_lock, flags);
 	fabric_ring(fab, &kick);
 	spin_unlock_irqrestore(&fab->tx_lock, flags);
 	if (kick)
@@ -301,6 +328,7 @@ static void fabric_tx_done(struct virtqueue *vq)
 	spin_unlock_irqrestore(&fab->tx_lock, flags);
 	if (kick)
 		virtqueue_notify(vq);
+	/* also if there was nothing: who enabled the callback must do so again */
 	fabric_wake_senders();
 }
 
@@ -950,6 +978,7 @@ static int fabric_probe(struct virtio_device *vdev)
 	init_waitqueue_head(&fab->echo_wait);
 	INIT_LIST_HEAD(&fab->spare);
 	INIT_WORK(&fab->rx_work, fabric_rx_work);
+	INIT_WORK(&fab->ring_work, fabric_ring_work);
 	INIT_WORK(&fab->broken_work, fabric_broken_work);
 	fab->echo_buf = kzalloc(sizeof(*fab->echo_buf), GFP_KERNEL);
 	if (!fab->echo_buf) {
@@ -1016,6 +1045,7 @@ static void fabric_remove(struct virtio_device *vdev)
 	virtio_break_device(vdev);
 	fabric_break(fab);
 	cancel_work_sync(&fab->rx_work);
+	cancel_work_sync(&fab->ring_work);
 	cancel_work_sync(&fab->broken_work);
 	for_each_peer(node)
 		flush_work(&node->state_work);
