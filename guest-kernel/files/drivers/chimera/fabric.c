@@ -402,7 +402,8 @@ void fabric_rx_return(struct chimera_rx *rx)
 	spin_unlock_irqrestore(&fab->rx_lock, flags);
 }
 
-static void fabric_rx_poll(struct fabric *fab)
+/* Return: whether there may be more. */
+static bool fabric_rx_poll(struct fabric *fab)
 {
 	struct virtqueue *vq = fab->rx_vq;
 	unsigned int budget = RX_BUDGET, len;
@@ -413,7 +414,7 @@ static void fabric_rx_poll(struct fabric *fab)
 	spin_lock_irqsave(&fab->rx_lock, flags);
 	if (fab->broken) {
 		spin_unlock_irqrestore(&fab->rx_lock, flags);
-		return;
+		return false;
 	}
 	do {
 		virtqueue_disable_cb(vq);
@@ -440,6 +441,7 @@ static void fabric_rx_poll(struct fabric *fab)
 	spin_unlock_irqrestore(&fab->rx_lock, flags);
 	if (kick)
 		virtqueue_notify(vq);
+	return !budget;
 }
 
 static void fabric_rx_done(struct virtqueue *vq)
@@ -488,7 +490,9 @@ static void fabric_event(struct fabric *fab, struct virtio_fabric_event *event)
 	case VIRTIO_FABRIC_EVENT_STATE:
 		/* What the node sent before it went stands in the rx queue. */
 		if (data == VIRTIO_FABRIC_DOWN)
-			fabric_rx_poll(fab);
+			for (int i = 0; i < RX_MAX_RING / RX_BUDGET; i++)
+				if (!fabric_rx_poll(fab))
+					break;
 		if (data > VIRTIO_FABRIC_FENCED)
 			chimera_drop(node, "unknown state");
 		else
