@@ -235,9 +235,13 @@ struct file *seg_home_file(struct seg_home *seg, struct seg_name *name,
 
 /* ---- peers ------------------------------------------------------------- */
 
-/* seg_home_attach() - @node may ask for pages. */
+/*
+ * seg_home_attach() - @node may ask for pages. Not while ungrant_all() runs:
+ * the interrupt would answer from entries whose references are gone.
+ */
 void seg_home_attach(struct seg_home *seg, struct chimera_node *node)
 {
+	guard(mutex)(&seg->grant_lock);
 	if (!test_and_set_bit(node->index, seg->attached))
 		seg_home_get(seg);
 }

@@ -72,7 +72,7 @@ struct seg_home {
 	DECLARE_BITMAP(told, VIRTIO_FABRIC_MAX_NODES);
 	DECLARE_BITMAP(acked, VIRTIO_FABRIC_MAX_NODES);
 	DECLARE_BITMAP(attached, VIRTIO_FABRIC_MAX_NODES);
-	struct mutex grant_lock;	/* granted, and emptying attached */
+	struct mutex grant_lock;	/* granted, changes of attached */
 	struct xarray granted;
 	struct rcu_head rcu;
 };
