@@ -778,9 +778,13 @@ static void seg_resolve(struct chimera_node *node, const char *s)
 
 	mutex_lock(&seg_lock);
 	name = seg_name_find_own(s);
-	if (name && name->state == SEG_LIVE && node->index < chimera->self) {
-		seg = name->seg;
-		seg_home_get(seg);
+	if (name && node->index < chimera->self) {
+		/* its creator, who has not asked that node, is told later */
+		name->beaten = true;
+		if (name->state == SEG_LIVE) {
+			seg = name->seg;
+			seg_home_get(seg);
+		}
 	}
 	mutex_unlock(&seg_lock);
 	if (!seg)
