@@ -666,6 +666,8 @@ static int port_accept(struct chimera_node *from,
 	in->node = from;
 	in->port = le32_to_cpu(req->from_port);
 	in->remote = le32_to_cpu(req->handle);
+	/* until it is in the list: its handle can be found, or guessed */
+	in->dead = in->ended = true;
 	err = xa_alloc_cyclic(&ins, &in->handle, in, xa_limit_31b, &next_in,
 			      GFP_KERNEL_ACCOUNT);
 	if (err < 0)
@@ -680,9 +682,8 @@ static int port_accept(struct chimera_node *from,
 	} else {
 		ep->nr_ins++;
 		list_add(&in->link, &ep->ins);
+		in->dead = in->ended = false;
 	}
-	in->dead = err;
-	in->ended = err;
 	spin_unlock_irq(&ep->lock);
 	opened->handle = cpu_to_le32(in->handle);
 	opened->window = cpu_to_le32(RING_BYTES);
