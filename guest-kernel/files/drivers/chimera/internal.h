@@ -70,7 +70,7 @@ struct chimera_call_slot {
  * @hello_sent: so did we; after both it can be called.
  * @synced:    its kernel said SYNCED: its segments' names are known here.
  * @lost:      its kernel broke the protocol and is treated as down.
- * @state:     what users see; written by @state_work only.
+ * @fence_sent, @state: written by @state_work only; users see the latter.
  * @lock:      dev_state, rxq, call slots. Leaf but for fabric.tx_lock.
  * @window_sem: read: @window stays and mappings of it may be added.
  *	       Written once, to take the window away.
@@ -89,6 +89,7 @@ struct chimera_node {
 	bool synced;
 	bool lost;
 	bool hello_sent;
+	bool fence_sent;
 	u64 boot_id;
 	u8 state;
 	struct work_struct state_work;

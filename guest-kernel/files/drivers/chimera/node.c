@@ -93,19 +93,28 @@ static void node_come_up(struct chimera_node *node)
 		node_enter(node, VIRTIO_FABRIC_UP);
 }
 
+/* As soon as the device says DOWN, also of a node that was given up before. */
+static void node_fence(struct chimera_node *node)
+{
+	int err;
+
+	if (node->fence_sent ||
+	    READ_ONCE(node->dev_state) != VIRTIO_FABRIC_DOWN)
+		return;
+	err = fabric_fence(node);
+	node->fence_sent = !err;
+	if (err && err != -EHOSTDOWN)
+		pr_err("node %u: cannot be fenced: %d\n", node->index, err);
+}
+
 /*
  * The window first, and nothing before it that could wait for memory: who
  * waits until the node is fenced may be in the middle of reclaim.
  */
 static void node_go_down(struct chimera_node *node)
 {
-	int err = 0;
-
 	chimera_window_retire(node);
-	if (READ_ONCE(node->dev_state) == VIRTIO_FABRIC_DOWN)
-		err = fabric_fence(node);
-	if (err && err != -EHOSTDOWN)
-		pr_err("node %u: cannot be fenced: %d\n", node->index, err);
+	node_fence(node);
 	chimera_msg_flush(node);
 	for (int i = 0; i < CHIMERA_NR_SERVICES; i++)
 		if (chimera_services[i]->node_down)
@@ -125,6 +134,8 @@ static void node_state_work(struct work_struct *work)
 		node_come_up(node);
 	if (want >= VIRTIO_FABRIC_DOWN && node->state < VIRTIO_FABRIC_DOWN)
 		node_go_down(node);
+	else if (node->state == VIRTIO_FABRIC_DOWN)
+		node_fence(node);
 	if (want == VIRTIO_FABRIC_FENCED && node->state == VIRTIO_FABRIC_DOWN)
 		node_enter(node, VIRTIO_FABRIC_FENCED);
 }
