@@ -27,6 +27,7 @@ enum {
     DO_STUB_END,    /* a = signal -> wait status */
     DO_THREADS,     /* a = wanted number of the stub's threads -> number */
     DO_LIE,         /* a = class, b = bytes; name = the message */
+    DO_HASTE,       /* a = id, b = secret: a stub that is killed as it joins */
 };
 
 /* ---- messages as a kernel would send them ---- */
@@ -411,6 +412,48 @@ static long stub_threads(long wanted)
 }
 
 /*
+ * Home's kernel is busy with what it is asked for first, so the stub is likely
+ * to go before its JOIN is looked at. What is asked last is answered after it.
+ */
+static long stub_haste(const struct order_msg *m)
+{
+    int fd = open("/dev/chimera", O_RDWR | O_CLOEXEC), fds[2], status = -1;
+    struct chimera_join join = { .home = peer, .id = m->a, .secret = m->b };
+    pid_t reader, pid;
+    char byte = 0;
+
+    if (fd < 0 || pipe(fds)) {
+        return -errno;
+    }
+    fflush(stdout);
+    reader = fork();
+    while (reader == 0) {
+        slurp("/proc/chimera/cpuinfo");
+    }
+    pid = fork();
+    if (pid == 0) {
+        if (write(fds[1], &byte, 1) == 1) {
+            ioctl(fd, CHIMERA_IOC_JOIN, &join);
+        }
+        for (;;) {
+            pause();
+        }
+    }
+    close(fds[1]);
+    if (read(fds[0], &byte, 1) != 1) {
+        status = -EPIPE;
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    kill(reader, SIGKILL);
+    waitpid(reader, NULL, 0);
+    close(fds[0]);
+    close(fd);
+    slurp("/proc/chimera/cpuinfo");
+    return status == SIGKILL ? 0 : -ECHILD;
+}
+
+/*
  * @bury: the leader's node is going to be lost. So the stub must be killed
  * by the kernel; then we report.
  */
@@ -439,6 +482,8 @@ static int fused_follow(bool bury)
             r.ret = lie_send(m.name, m.b, m.a);
         } else if (m.op == DO_THREADS) {
             r.ret = stub_threads(m.a);
+        } else if (m.op == DO_HASTE) {
+            r.ret = stub_haste(&m);
         } else {
             carry_out(&m, &r);
         }
@@ -1108,6 +1153,26 @@ static void losses(void)
     finish();
 }
 
+/* A JOIN that comes after the word that its stub has left is nothing. */
+static void hasty(void)
+{
+    home = sys(ioctl(dev, CHIMERA_IOC_FUSE, &ident));
+    check(home >= 0, "FUSE: %d", home);
+    for (int i = 0; i < 40 && !failed; i++) {
+        check_is(there(DO_HASTE, .a = ident.id, .b = ident.secret), 0,
+                 "a stub that is killed as it joins");
+        check_is(attach(), -ENOTCONN, "ATTACH to stub %d, which is gone", i);
+    }
+    if (!failed) {
+        check_is(start(0, 0), 0, "JOIN after that");
+        check_is(attach(), 0, "ATTACH after that");
+        anon_at(AT(0), 1);
+        check_is(order_hand(HAND_POKE, u(AT(0)), 5), 0, "poke");
+        check_is(AT(0)[0], 5, "poke");
+        finish();
+    }
+}
+
 static uint64_t rnd(void)
 {
     static uint64_t seed = 88172645463325252ull;
@@ -1121,7 +1186,7 @@ static uint64_t rnd(void)
 /* Right in many ways, and wrong in some. */
 static unsigned lie_make(struct lie *l, size_t *len)
 {
-    static const uint8_t body[FUSED_TYPES] = { 24, 16, 8,  80, 80, 104, 32, 16,
+    static const uint8_t body[FUSED_TYPES] = { 32, 24, 8,  80, 80, 104, 32, 16,
                                                16, 16, 16, 16, 40, 32,  16, 40 };
     unsigned cls;
 
@@ -1229,6 +1294,7 @@ static void test_ends(void)
 
     check_child(in_child(refusals), 0, "refusals");
     check_child(in_child(losses), 0, "losses");
+    check_child(in_child(hasty), 0, "stubs in haste");
     check_child(in_child(liar), 0, "kernels that lie");
     check_child(in_child(losses), 0, "losses after that");
 

@@ -167,9 +167,14 @@ static void parked_rx(struct home_chan *chan, u32 seq)
 	}
 }
 
-static void left_rx(struct home_peer *peer, const struct fused_left *msg)
+/* Its JOIN may wait for home_work(), or never have been sent. */
+static void left_rx(struct fused_home *home, unsigned int node,
+		    const struct fused_left *msg)
 {
-	if (peer->joined)
+	struct home_peer *peer = home->peer[node];
+
+	home->left[node] = max(home->left[node], le64_to_cpu(msg->nr));
+	if (peer && peer->joined)
 		peer_lose(peer, CHIMERA_LOST_STUB, le32_to_cpu(msg->status));
 }
 
@@ -188,13 +193,13 @@ bool home_rx(struct chimera_rx *rx)
 	if (!home)
 		return true;
 	spin_lock_irqsave(&home->lock, flags);
+	if (rx->hdr->type == CHIMERA_FUSED_LEFT) {
+		left_rx(home, rx->node->index, rx->body);
+		goto out;
+	}
 	peer = home->peer[rx->node->index];
 	if (!peer)
 		goto out;
-	if (rx->hdr->type == CHIMERA_FUSED_LEFT) {
-		left_rx(peer, rx->body);
-		goto out;
-	}
 	channel = le32_to_cpu(msg->channel);
 	chan = &peer->chan[FUSED_INDEX(channel)];
 	if (!channel || chan->id != channel || chan->lost)
@@ -258,7 +263,8 @@ static int home_join(struct fused_home *home, struct chimera_node *node,
 			return -ENOMEM;
 	}
 	spin_lock_irq(&home->lock);
-	if (home->dead) {
+	/* the latter: it has left again */
+	if (home->dead || le64_to_cpu(msg->nr) <= home->left[node->index]) {
 		err = -ESRCH;
 	} else {
 		/* only this node's requests, one at a time, set its entry */

@@ -440,7 +440,10 @@ bool mirror_rx(struct chimera_rx *rx)
  */
 static void mirror_leave(struct fused_mirror *m, bool joined)
 {
-	struct fused_left msg = { .id = cpu_to_le64(m->id) };
+	struct fused_left msg = {
+		.id = cpu_to_le64(m->id),
+		.nr = cpu_to_le64(m->nr),
+	};
 	bool was;
 
 	spin_lock_irq(&m->lock);
@@ -539,6 +542,7 @@ static struct fused_mirror *mirror_new(struct chimera_node *node, u64 id)
 /* A mirror that messages find, with its file, before home knows of it. */
 static struct file *mirror_open(struct chimera_node *node, u64 id)
 {
+	static atomic64_t last_nr = ATOMIC64_INIT(0);
 	struct fused_mirror *m = mirror_new(node, id);
 	struct file *file;
 	int err;
@@ -565,18 +569,21 @@ static struct file *mirror_open(struct chimera_node *node, u64 id)
 		fput(file);
 		return ERR_PTR(err == -EBUSY ? -EALREADY : err);
 	}
+	/* only now: this home has heard LEFT of all stubs before */
+	m->nr = atomic64_inc_return(&last_nr);
 	return file;
 }
 
 /*
- * Home may have taken a JOIN that failed for us: it hears that we left, or
- * takes the next one for the word.
+ * Home may have taken a JOIN that failed for us, or may yet do so: it hears
+ * that we left, or takes the next one for the word.
  */
 static int mirror_join(struct chimera_node *node, struct fused_mirror *m,
 		       u64 secret)
 {
 	const struct fused_join msg = {
 		.id = cpu_to_le64(m->id),
+		.nr = cpu_to_le64(m->nr),
 		.secret = cpu_to_le64(secret),
 		.uid = cpu_to_le32(from_kuid(&init_user_ns, current_euid())),
 	};

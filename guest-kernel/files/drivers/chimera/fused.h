@@ -94,7 +94,8 @@ struct home_peer {
  * @grant_lock: @grants, @inval_seq; orders GRANT and INVAL. Nothing that
  *	    reclaims memory happens under it, nor waits for what might.
  * @grants: 2 MiB of address space -> nodes that may have pages of it mapped
- * @lock:   interrupts off; @peer[], their channels and invalidations
+ * @lock:   interrupts off; @peer[], their channels and invalidations, @left[]
+ * @left:   a node's stubs up to this number have left
  */
 struct fused_home {
 	struct kref ref;	/* file, threads with channels */
@@ -114,6 +115,7 @@ struct fused_home {
 	bool dead;
 	wait_queue_head_t inval_wait;
 	struct home_peer *peer[VIRTIO_FABRIC_MAX_NODES];
+	u64 left[VIRTIO_FABRIC_MAX_NODES];
 };
 
 extern const struct mmu_interval_notifier_ops fused_home_ni_ops;
@@ -202,6 +204,7 @@ struct fused_mirror {
 	struct rcu_work free_work;
 	struct chimera_node *node;	/* home */
 	u64 id;
+	u64 nr;			/* of all that this node had; JOIN, LEFT */
 	struct mm_struct *mm;
 	struct pid *pid;
 	struct mmu_notifier mn;

@@ -13,7 +13,7 @@
 #include <linux/chimera.h>
 #include <linux/virtio_fabric.h>
 
-#define CHIMERA_PROTO_VERSION	3
+#define CHIMERA_PROTO_VERSION	4
 
 enum chimera_service_id {
 	CHIMERA_SERVICE_NODE	= 0,
@@ -205,8 +205,10 @@ enum chimera_fused_type {
 	CHIMERA_FUSED_TIME	= 15,	/* stub: fused_time */
 };
 
+/* LEFT overtakes its JOIN if that was not handled at once. */
 struct fused_join {
 	__le64 id;
+	__le64 nr;		/* of the stub; its node counts up from 1 */
 	__le64 secret;
 	__le32 uid;
 	__le32 reserved;
@@ -214,6 +216,7 @@ struct fused_join {
 
 struct fused_left {
 	__le64 id;
+	__le64 nr;		/* all stubs up to this one have left */
 	__le32 status;		/* as of wait(2) */
 	__le32 reserved;
 };
@@ -286,6 +289,8 @@ struct fused_acked {
 	__le64 seq;
 };
 
+static_assert(sizeof(struct fused_join) == 32);
+static_assert(sizeof(struct fused_left) == 24);
 static_assert(sizeof(struct fused_chan) == 16);
 static_assert(sizeof(struct fused_words) == 80);
 static_assert(sizeof(struct fused_event) == 104);
