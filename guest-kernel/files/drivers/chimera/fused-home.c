@@ -374,13 +374,15 @@ static struct home_chan *chan_find(struct fused_home *home, u16 node)
 	return NULL;
 }
 
-/* The thread is done with it. */
+/*
+ * The thread is done with it. Its place is free only when CLOSE is under way:
+ * else another thread's ATTACH could overtake that.
+ */
 static void chan_close(struct home_chan *chan)
 {
 	struct fused_home *home = chan->peer->home;
 	struct chimera_node *node = chan->peer->node;
 	struct task_struct *task;
-	u32 id = chan->id;
 	bool tell;
 
 	list_del(&chan->task_link);
@@ -388,16 +390,19 @@ static void chan_close(struct home_chan *chan)
 	/* after a stub or a node there is nobody to be told */
 	tell = !chan->closed &&
 	       (!chan->lost || chan->lost_why == CHIMERA_LOST_THREAD);
+	chan->closed = true;
+	spin_unlock_irq(&home->lock);
+	if (tell)
+		fused_post_chan(node, CHIMERA_FUSED_CLOSE, home->id, chan->id,
+				0);
+	spin_lock_irq(&home->lock);
 	chan_credit(chan);
 	chan->owned = false;
 	task = chan->task;
 	chan->task = NULL;
-	chan->closed = true;
 	if (chan->lost)
 		chan->id = 0;
 	spin_unlock_irq(&home->lock);
-	if (tell)
-		fused_post_chan(node, CHIMERA_FUSED_CLOSE, home->id, id, 0);
 	put_task_struct(task);
 	home_put(home);
 }
