@@ -265,6 +265,7 @@ static long stub_refusals(const struct order_msg *m)
 {
     int fd = open("/dev/chimera", O_RDWR | O_CLOEXEC);
     struct chimera_join again = { .home = peer, .id = m->a, .secret = m->b };
+    struct chimera_fuse fuse = { 0 };
     struct chimera_serve serve = { .channel = 12345 };
     struct chimera_native native = { 2, 1 };
     struct chimera_words words = { 0 };
@@ -276,6 +277,7 @@ static long stub_refusals(const struct order_msg *m)
     check_is(sys(ioctl(fd, CHIMERA_IOC_JOIN, &again)), -EALREADY, "again");
     again.reserved[1] = 1;
     check_is(sys(ioctl(fd, CHIMERA_IOC_JOIN, &again)), -EINVAL, "reserved");
+    check_is(sys(ioctl(fd, CHIMERA_IOC_FUSE, &fuse)), -EBUSY, "FUSE of a stub");
     check(mmap(addr, PAGE, RW, MAP_SHARED | MAP_FIXED, stub_fd, BASE) ==
                   MAP_FAILED &&
               errno == EINVAL,
@@ -1091,12 +1093,14 @@ static void refusals(void)
     struct chimera_fuse fuse = { .flags = 1 };
     struct chimera_attach to = { .node = self_node() };
     struct chimera_exchange x = { .node = peer };
+    struct chimera_join join = { .home = peer, .id = 1 };
 
     check_is(sys(ioctl(fd, CHIMERA_IOC_FUSE, &fuse)), -EINVAL, "flags");
     home = sys(ioctl(fd, CHIMERA_IOC_FUSE, &ident));
     check(home >= 0, "FUSE: %d", home);
     fuse.flags = 0;
     check_is(sys(ioctl(fd, CHIMERA_IOC_FUSE, &fuse)), -EBUSY, "FUSE again");
+    check_is(sys(ioctl(fd, CHIMERA_IOC_JOIN, &join)), -EPERM, "JOIN of a home");
     check_is(attach(), -ENOTCONN, "ATTACH without a stub");
     check_is(sys(ioctl(home, CHIMERA_IOC_ATTACH, &to)), -EINVAL, "to itself");
     to.node = 60;

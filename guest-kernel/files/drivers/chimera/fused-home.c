@@ -26,7 +26,7 @@
 
 /* Homes that live, by id; ids are never used again. */
 static DEFINE_XARRAY(fused_homes);
-static DEFINE_MUTEX(fused_homes_lock);	/* one home per mm */
+DEFINE_MUTEX(fused_homes_lock);
 
 struct fused_home *home_find(u64 id)
 {
@@ -806,7 +806,7 @@ static struct fused_home *home_new(void)
 	return home;
 }
 
-static bool mm_is_fused(struct mm_struct *mm)
+bool mm_is_fused(struct mm_struct *mm)
 {
 	struct fused_home *home;
 	unsigned long id;
@@ -827,7 +827,7 @@ static struct file *home_open(struct fused_home **ret_home)
 	int err;
 
 	guard(mutex)(&fused_homes_lock);
-	if (mm_is_fused(current->mm))
+	if (mm_is_fused(current->mm) || mm_is_stub(current->mm))
 		return ERR_PTR(-EBUSY);
 	home = home_new();
 	if (IS_ERR(home))

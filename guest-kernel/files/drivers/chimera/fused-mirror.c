@@ -39,6 +39,20 @@ struct fused_mirror *mirror_find(struct chimera_node *node, u64 id)
 	return xa_load(&mirrors[node->index], id);
 }
 
+bool mm_is_stub(struct mm_struct *mm)
+{
+	struct fused_mirror *m;
+	unsigned long id;
+
+	lockdep_assert_held(&fused_homes_lock);
+	guard(rcu)();
+	for (unsigned int i = 0; i < chimera->nr_nodes; i++)
+		xa_for_each(&mirrors[i], id, m)
+			if (m->mm == mm)
+				return true;
+	return false;
+}
+
 static void mirror_free_work(struct work_struct *work)
 {
 	struct fused_mirror *m = container_of(to_rcu_work(work),
@@ -563,7 +577,9 @@ static struct file *mirror_open(struct chimera_node *node, u64 id)
 	}
 	m->mapping = file->f_mapping;
 	file->private_data = m;
-	err = xa_insert(&mirrors[node->index], id, m, GFP_KERNEL);
+	scoped_guard(mutex, &fused_homes_lock)
+		err = mm_is_fused(m->mm) ? -EPERM :
+		      xa_insert(&mirrors[node->index], id, m, GFP_KERNEL);
 	if (err) {
 		m->left = true;
 		fput(file);

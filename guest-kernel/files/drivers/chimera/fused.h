@@ -120,6 +120,14 @@ struct fused_home {
 
 extern const struct mmu_interval_notifier_ops fused_home_ni_ops;
 
+/*
+ * One role per mm: a home, or a stub. If a stub's memory were given to peers
+ * too, taking it away would wait for their ACKED, and two nodes' stubs could
+ * wait for each other.
+ */
+extern struct mutex fused_homes_lock;
+bool mm_is_fused(struct mm_struct *mm);
+
 /* home_find() - under RCU; NULL also when it is ending. */
 struct fused_home *home_find(u64 id);
 void home_end(struct fused_home *home);
@@ -227,6 +235,8 @@ struct fused_mirror {
 
 /* mirror_find() - under RCU. */
 struct fused_mirror *mirror_find(struct chimera_node *node, u64 id);
+/* mm_is_stub() - fused_homes_lock keeps it from becoming one. */
+bool mm_is_stub(struct mm_struct *mm);
 void mirror_get(struct fused_mirror *m);
 void mirror_put(struct fused_mirror *m);
 /* mirror_queue() - any context; the work drops the reference it is given. */

@@ -151,7 +151,7 @@ struct chimera_ping {
  *
  * FUSE makes the calling process a home. Return: a descriptor (O_CLOEXEC),
  * the home descriptor; it is of use to this mm only (-EPERM for others, so
- * for children of fork too). -EBUSY fused already; -ENOMEM.
+ * for children of fork too). -EBUSY fused already, or a stub; -ENOMEM.
  */
 struct chimera_fuse {
 	__u32 flags;		/* 0 */
@@ -169,7 +169,7 @@ struct chimera_fuse {
  * SIGKILL; when the stub ends, its channels are lost.
  * -ESRCH no such process; -EACCES wrong secret, or another user than home's;
  * -EALREADY this node has a stub of it; -EINVAL the home is the own node;
- * -EHOSTDOWN; -ETIMEDOUT.
+ * -EPERM the process is fused itself; -EHOSTDOWN; -ETIMEDOUT.
  */
 struct chimera_join {
 	__u16 home;		/* node */
