@@ -108,6 +108,8 @@ static bool whole(uint64_t value)
 static bool use(volatile uint64_t *page, enum way way)
 {
     typedef uint64_t pair __attribute__((vector_size(16)));
+    typedef uint64_t across __attribute__((aligned(1)));
+    volatile across *at = (void *)((char *)page - 4);
     uint64_t value, words[PAGE / 8];
     pair two;
 
@@ -118,8 +120,7 @@ static bool use(volatile uint64_t *page, enum way way)
         two = *(volatile pair *)&page[LAST - 1];
         return whole(two[1]);
     case LOAD_ACROSS:
-        value = *(volatile uint64_t __attribute__((aligned(1))) *)((char *)page -
-                                                                   4);
+        value = *at;
         return whole(value);
     case ADD:
         return whole(__atomic_fetch_add(&page[ADDED], 0, __ATOMIC_SEQ_CST));
