@@ -23,6 +23,9 @@ enum {
     MAX_APPEND_BYTES = 1024, /* half of what both kernels take in all */
     MAX_FORWARDS = 16,
     MAX_HOST_BYTES = 253, /* of a name in DNS */
+    /* libdsm's defaults, see <dsm/dsm.h> */
+    LIBDSM_HEARTBEAT_MS = 2000,
+    LIBDSM_PEER_TIMEOUT_MS = 30000,
 };
 
 struct group {
@@ -192,6 +195,11 @@ static char *value_timeout(const char *value, const char *dir, void *field)
 }
 
 static char *value_heartbeat(const char *value, const char *dir, void *field)
+{
+    return parse_number(value, 10, 300000, " of milliseconds", field);
+}
+
+static char *value_silence(const char *value, const char *dir, void *field)
 {
     return parse_number(value, 10, 600000, " of milliseconds", field);
 }
@@ -380,7 +388,7 @@ static const struct key_spec machine_keys[] = {
     { "overcommit", value_bool, M(overcommit) },
     { "prefetch", value_bool, M(prefetch) },
     { "heartbeat-ms", value_heartbeat, M(heartbeat_ms) },
-    { "peer-timeout-ms", value_heartbeat, M(peer_timeout_ms) },
+    { "peer-timeout-ms", value_silence, M(peer_timeout_ms) },
     { "key", value_path, M(key) },
     { "start-command", value_start_command, M(start_command) },
     { NULL }
@@ -778,6 +786,24 @@ static void check_address(struct parser *p, unsigned i)
     }
 }
 
+/* A node that is to test a link needs time for the answer. */
+static void check_timeouts(struct parser *p, const struct group *machine)
+{
+    const struct machine_config *c = p->config;
+    unsigned heartbeat_ms =
+        c->heartbeat_ms ? c->heartbeat_ms : LIBDSM_HEARTBEAT_MS;
+    unsigned silence_ms =
+        c->peer_timeout_ms ? c->peer_timeout_ms : LIBDSM_PEER_TIMEOUT_MS;
+    const char *key = c->peer_timeout_ms ? "peer-timeout-ms" : "heartbeat-ms";
+
+    if (silence_ms / 2 < heartbeat_ms) {
+        add_error(p, line_of(p, NULL, key), key,
+                  "peer-timeout-ms is %u, heartbeat-ms %u; the former must be "
+                  "at least twice as much",
+                  silence_ms, heartbeat_ms);
+    }
+}
+
 static void check_machine(struct parser *p)
 {
     struct machine_config *c = p->config;
@@ -801,16 +827,7 @@ static void check_machine(struct parser *p)
     if (!c->share) {
         c->share = g_get_current_dir();
     }
-    if (c->heartbeat_ms && c->peer_timeout_ms &&
-        c->peer_timeout_ms <= c->heartbeat_ms) {
-        add_error(p,
-                  GPOINTER_TO_UINT(
-                      g_hash_table_lookup(machine->keys, "peer-timeout-ms")),
-                  "peer-timeout-ms",
-                  "found %u; it must be more than "
-                  "heartbeat-ms, which is %u",
-                  c->peer_timeout_ms, c->heartbeat_ms);
-    }
+    check_timeouts(p, machine);
     if (c->key && c->coherence != COHERENCE_DSM) {
         add_error(p, line_of(p, NULL, "key"), "key",
                   "found with coherence=shared, whose links do not leave the "

@@ -239,8 +239,21 @@ static const struct {
       "m.conf:2:boot-timeout: found '0'; allowed: a whole number of seconds "
       "from 1 to 3600" },
     { "timeouts", "[machine]\nheartbeat-ms=500\npeer-timeout-ms=500\n" NODE,
-      "m.conf:3:peer-timeout-ms: found 500; it must be more than "
-      "heartbeat-ms, which is 500" },
+      "m.conf:3:peer-timeout-ms: peer-timeout-ms is 500, heartbeat-ms 500; "
+      "the former must be at least twice as much" },
+    { "timeouts-half", "[machine]\nheartbeat-ms=500\npeer-timeout-ms=999\n" NODE,
+      "m.conf:3:peer-timeout-ms: peer-timeout-ms is 999, heartbeat-ms 500; "
+      "the former must be at least twice as much" },
+    /* the other one has its default */
+    { "timeouts-heartbeat", "[machine]\nheartbeat-ms=15001\n" NODE,
+      "m.conf:2:heartbeat-ms: peer-timeout-ms is 30000, heartbeat-ms 15001; "
+      "the former must be at least twice as much" },
+    { "timeouts-silence", "[machine]\npeer-timeout-ms=3999\n" NODE,
+      "m.conf:2:peer-timeout-ms: peer-timeout-ms is 3999, heartbeat-ms 2000; "
+      "the former must be at least twice as much" },
+    { "timeouts-most", "[machine]\nheartbeat-ms=300001\n" NODE,
+      "m.conf:2:heartbeat-ms: found '300001'; allowed: a whole number of "
+      "milliseconds from 10 to 300000" },
     { "bad-escape", NODE "append=\\q\n",
       "m.conf:3:append: found '\\q'; allowed after a backslash: s, n, t, r or "
       "another backslash" },
