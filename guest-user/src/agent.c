@@ -47,6 +47,8 @@
 /* Grant consumed standard input in steps of at least this. */
 #define GRANT_STEP_BYTES (AGENT_WINDOW_BYTES / 8)
 #define MAX_SESSIONS 1024
+/* A port that somebody else has is tried again this often. */
+#define BUSY_INTERVAL_MS 50
 #define GROUP_PREFIX "agent-"
 #define NR_ENDED 64
 
@@ -848,14 +850,17 @@ static int port_wait(void)
         die("uevent socket");
     }
     while ((fd = port_look()) < 0) {
+        struct pollfd p = { .fd = nl, .events = POLLIN };
         char event[8192];
 
-        /* EBUSY: an agent that was killed has not closed it yet. */
+        /* EBUSY: an agent that was killed, or a child of it that has not become
+           its program, has not closed it yet; nothing tells when it does. */
         if (fd != -ENOENT && fd != -ENXIO && fd != -EBUSY) {
             errno = -fd;
             die("port " AGENT_PORT_NAME);
         }
-        if (recv(nl, event, sizeof(event), 0) < 0 && errno != EINTR &&
+        if (poll(&p, 1, fd == -EBUSY ? BUSY_INTERVAL_MS : -1) > 0 &&
+            recv(nl, event, sizeof(event), 0) < 0 && errno != EINTR &&
             errno != ENOBUFS) {
             die("uevent socket");
         }

@@ -356,7 +356,7 @@ static void find_console(void)
                                              O_NONBLOCK);
 }
 
-static void start_later(struct service *s);
+static void start_later(void);
 
 static void start(struct service *s)
 {
@@ -371,12 +371,18 @@ static void start(struct service *s)
         s->first_start = now.tv_sec;
     }
     if (s->respawn && ++s->nr_starts > RESPAWN_LIMIT) {
-        start_later(s);
+        say("chimera: %s ended %d times in %d s; next try in %d s", s->name,
+            RESPAWN_LIMIT, RESPAWN_WINDOW_S, RESPAWN_WINDOW_S);
+        s->nr_starts = 0;
+        start_later();
         return;
     }
     pid = fork();
     if (pid < 0) {
         say("chimera: %s: %s", s->name, strerror(errno));
+        if (s->respawn) {
+            start_later();
+        }
         return;
     }
     if (pid > 0) {
@@ -412,14 +418,14 @@ static void start(struct service *s)
     _exit(127);
 }
 
-/* It dies as fast as it is started: once in a window, not as a busy loop. */
-static void start_later(struct service *s)
+/*
+ * It dies as fast as it is started, or there is no process for it: once in a
+ * window, not as a busy loop.
+ */
+static void start_later(void)
 {
     struct itimerspec when = { .it_value.tv_sec = RESPAWN_WINDOW_S };
 
-    say("chimera: %s ended %d times in %d s; next try in %d s", s->name,
-        RESPAWN_LIMIT, RESPAWN_WINDOW_S, RESPAWN_WINDOW_S);
-    s->nr_starts = 0;
     timerfd_settime(init.timer_fd, 0, &when, NULL);
 }
 

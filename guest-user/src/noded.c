@@ -192,6 +192,7 @@ static _Noreturn void relay(int sock)
     struct noded_msg cred;
     size_t cred_len;
     int lost = 0; /* why the peer can not be reached any more */
+    bool gone = false; /* so the fabric says: an error that stays */
     ssize_t n;
     int rc;
 
@@ -245,11 +246,14 @@ static _Noreturn void relay(int sock)
         struct pollfd p[2] = {
             { .fd = sock, .events = (to_peer_len < 0 ? POLLIN : 0) |
                                     (to_sock_len >= 0 ? POLLOUT : 0) },
-            { .fd = peer.fd, .events = (to_sock_len < 0 ? POLLIN : 0) |
-                                       (to_peer_len >= 0 ? POLLOUT : 0) },
+            { .fd = gone && to_sock_len >= 0 ? -1 : peer.fd,
+              .events = (to_sock_len < 0 ? POLLIN : 0) |
+                        (to_peer_len >= 0 && !lost ? POLLOUT : 0) },
         };
 
-        rc = poll(p, 2, lost ? 0 : ALIVE_INTERVAL_MS);
+        /* Its last words wait for onnode to take what there is. */
+        rc = poll(p, 2, lost && to_sock_len < 0 ? 0 : ALIVE_INTERVAL_MS);
+        gone = gone || (p[1].revents & POLLERR);
         if (rc == 0 && !lost) {
             rc = peer_tell(&peer, NODED_ALIVE, 0, 0, "", 0);
             lost = rc < 0 && rc != -EAGAIN ? rc : 0;
@@ -279,7 +283,7 @@ static _Noreturn void relay(int sock)
 
             if (got >= 0 && le16toh(to_sock.type) != NODED_ALIVE) {
                 to_sock_len = NODED_HEADER_BYTES + got;
-            } else if (got == -EAGAIN && (lost || (p[1].revents & POLLERR))) {
+            } else if (got == -EAGAIN && (lost || gone)) {
                 /* Its last words have been passed on. */
                 lost = lost ? lost : -EHOSTDOWN;
                 relay_fail(sock, -lost, "the node was lost: %s",
