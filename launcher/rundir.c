@@ -16,6 +16,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* How long the end of a machine may take, and how often to look. */
+#define OWNER_TIMEOUT_US (60 * G_USEC_PER_SEC)
+#define OWNER_PAUSE_US 2000
+
 static pid_t read_owner(int lock_fd)
 {
     char buf[24] = "";
@@ -72,18 +76,23 @@ static bool process_runs(pid_t pid)
 }
 
 /*
- * The owner is dead, yet the lock is held: its guard, or another command
- * that met the stale directory, is removing it, which takes bounded time.
+ * The lock is held, but not by a machine that runs: a guard or a command that met
+ * a stale directory is removing it, or its next owner has not written its pid
+ * yet. Either takes bounded time; flock() has no time-out. Return: whether to
+ * look again.
  */
-static void wait_for_cleaner(const char *path)
+static bool wait_for_owner(gint64 *deadline_us)
 {
-    g_autofree char *file = g_build_filename(path, "lock", NULL);
-    int fd = open(file, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    gint64 now_us = g_get_monotonic_time();
 
-    if (fd >= 0) {
-        while (flock(fd, LOCK_EX) < 0 && errno == EINTR) {}
-        close(fd);
+    if (!*deadline_us) {
+        *deadline_us = now_us + OWNER_TIMEOUT_US;
     }
+    if (now_us >= *deadline_us) {
+        return false;
+    }
+    g_usleep(OWNER_PAUSE_US);
+    return true;
 }
 
 static void empty_directory(const char *path, const char *keep)
@@ -120,6 +129,7 @@ struct rundir *rundir_create(const char *name, GError **error)
     /* Each round is lost to another process's progress; a bound for safety */
     enum { MAX_ROUNDS = 1000 };
     g_autofree char *path = NULL;
+    gint64 deadline_us = 0;
     pid_t owner = 0;
     int fd = -1;
 
@@ -138,10 +148,14 @@ struct rundir *rundir_create(const char *name, GError **error)
             break;
         }
         fd = take_lock(path, true, &owner);
-        if (fd < 0 && errno == EWOULDBLOCK && owner && !process_runs(owner)) {
-            wait_for_cleaner(path);
-            errno = EAGAIN;
-            continue;
+        if (fd < 0 && errno == EWOULDBLOCK &&
+            (!owner || !process_runs(owner))) {
+            if (wait_for_owner(&deadline_us)) {
+                round--;
+                continue;
+            }
+            owner = 0;
+            errno = EWOULDBLOCK;
         }
         if (fd >= 0 || errno != EAGAIN) {
             break;

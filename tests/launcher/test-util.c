@@ -8,9 +8,13 @@
 #include "util.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static void test_did_you_mean(void)
@@ -265,6 +269,91 @@ static void test_rundir(void)
     remove_tree(top);
 }
 
+/*
+ * Another process holds the lock of "m", with @text in it. It holds it until
+ * somebody has seen that for a while; then it removes the directory as one that
+ * met a stale one does, or with @stays becomes the owner.
+ */
+static pid_t hold_rundir(const char *text, bool stays)
+{
+    g_autofree char *root = runtime_root_create(NULL);
+    g_autofree char *dir = g_build_filename(root, "m", NULL);
+    g_autofree char *lock = g_build_filename(dir, "lock", NULL);
+    int ready[2];
+    char byte;
+    pid_t pid;
+
+    g_assert_cmpint(pipe(ready), ==, 0);
+    g_assert_cmpint(g_mkdir(dir, 0700), ==, 0);
+    pid = fork();
+    if (pid == 0) {
+        int fd = open(lock, O_RDWR | O_CREAT, 0600);
+
+        if (fd < 0 || flock(fd, LOCK_EX) < 0 ||
+            write(fd, text, strlen(text)) < 0 || write(ready[1], "", 1) < 0) {
+            _exit(1);
+        }
+        g_usleep(100000);
+        if (stays) {
+            g_autofree char *own = g_strdup_printf("%d\n", (int)getpid());
+
+            if (ftruncate(fd, 0) < 0 ||
+                pwrite(fd, own, strlen(own), 0) < 0) {
+                _exit(1);
+            }
+            pause();
+        }
+        rundir_remove(dir);
+        _exit(0);
+    }
+    close(ready[1]);
+    g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
+    close(ready[0]);
+    return pid;
+}
+
+static void test_rundir_held(void)
+{
+    g_autofree char *top = g_dir_make_tmp("rundir-XXXXXX", NULL);
+    g_autofree char *dead = NULL, *owned = NULL;
+    g_autoptr(GError) error = NULL;
+    struct rundir *rd;
+    int status;
+    pid_t pid;
+
+    g_setenv("XDG_RUNTIME_DIR", top, TRUE);
+    pid = fork();
+    if (pid == 0) {
+        _exit(0);
+    }
+    g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+    dead = g_strdup_printf("%d\n", (int)pid);
+
+    /* One that removes what it took for stale, with no or a dead owner */
+    for (int i = 0; i < 2; i++) {
+        pid = hold_rundir(i ? dead : "", false);
+        rd = rundir_create("m", &error);
+        g_assert_no_error(error);
+        g_assert_cmpint(waitpid(pid, &status, 0), ==, pid);
+        g_assert_cmpint(status, ==, 0);
+        rundir_remove(rd->path);
+        rundir_free(rd);
+    }
+    /* One that becomes the owner, with no word yet or after a dead one's */
+    for (int i = 0; i < 2; i++) {
+        pid = hold_rundir(i ? dead : "", true);
+        g_assert_null(rundir_create("m", &error));
+        owned = g_strdup_printf("owned by process %d;", (int)pid);
+        g_assert_nonnull(strstr(error->message, owned));
+        g_clear_error(&error);
+        g_clear_pointer(&owned, g_free);
+        g_assert_cmpint(kill(pid, SIGKILL), ==, 0);
+        g_assert_cmpint(waitpid(pid, NULL, 0), ==, pid);
+        g_assert_cmpint(rundir_probe("m", &pid), ==, RUNDIR_STALE_REMOVED);
+    }
+    remove_tree(top);
+}
+
 static void test_runtime_root(void)
 {
     g_autofree char *top = g_dir_make_tmp("root-XXXXXX", NULL);
@@ -422,6 +511,7 @@ int main(int argc, char **argv)
     g_test_add_func("/options", test_options);
     g_test_add_func("/preflight/memory", test_memory);
     g_test_add_func("/rundir", test_rundir);
+    g_test_add_func("/rundir/held", test_rundir_held);
     g_test_add_func("/rundir/root", test_runtime_root);
     g_test_add_func("/qemu/argv", test_qemu_argv);
     g_test_add_func("/qemu/tlb-shootdown", test_qemu_tlb_shootdown);
