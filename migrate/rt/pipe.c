@@ -69,6 +69,18 @@ struct attach {
 
 static int memory_fd, control_fd, signal_fd;
 
+static int raise_fd(int fd, bool cloexec)
+{
+    long high = sys(NR_FCNTL, fd, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, FD_FROM,
+                    0, 0, 0);
+
+    if (high < 0) {
+        return fd;
+    }
+    sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
+    return high;
+}
+
 static void send_message(struct thread *t, const struct message *m)
 {
     if (sys(NR_WRITE, t->fd[ISA_HERE], (long)m, sizeof(*m), 0, 0, 0) !=
@@ -86,12 +98,13 @@ static void receive(struct thread *t, struct message *m)
 {
     bool home = chimera_mode == MODE_PIPE_HOME;
     bool watch = home && !t->kick;
+    int narrow_fd = -1;
     long n;
 
     while (watch) {
         struct pollfd p[2] = {
             { .fd = t->fd[ISA_HERE], .events = POLLIN },
-            { .fd = signal_fd, .events = POLLIN },
+            { .fd = narrow_fd < 0 ? signal_fd : narrow_fd, .events = POLLIN },
         };
 
         sys(NR_PPOLL, (long)p, 2, 0, 0, 0, 0);
@@ -107,9 +120,20 @@ static void receive(struct thread *t, struct message *m)
             if (pending & ~t->sigmask) {
                 __atomic_fetch_add(&__chimera_flag, 2, __ATOMIC_SEQ_CST);
                 __atomic_store_n(&t->kick, 1, __ATOMIC_SEQ_CST);
+                watch = false;
+            } else if (pending && narrow_fd < 0) {
+                /* Those that it blocks would wake us again and again. */
+                uint64_t open = ~t->sigmask;
+
+                narrow_fd = raise_fd(sys(NR_SIGNALFD4, -1, (long)&open, 8,
+                                         O_CLOEXEC, 0, 0), true);
+                watch = narrow_fd >= 0;
             }
-            watch = false;
+            /* Else another thread has taken it. */
         }
+    }
+    if (narrow_fd >= 0) {
+        sys(NR_CLOSE, narrow_fd, 0, 0, 0, 0, 0);
     }
     n = sys(NR_READ, t->fd[ISA_HERE], (long)m, sizeof(*m), 0, 0, 0);
     if (n != sizeof(*m)) {
@@ -160,18 +184,6 @@ static long pass(bool sending, struct attach *what, int *fd)
 
     *fd = c.fd;
     return n == sizeof(*what) ? 0 : -1;
-}
-
-static int raise_fd(int fd, bool cloexec)
-{
-    long high = sys(NR_FCNTL, fd, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, FD_FROM,
-                    0, 0, 0);
-
-    if (high < 0) {
-        return fd;
-    }
-    sys(NR_CLOSE, fd, 0, 0, 0, 0, 0);
-    return high;
 }
 
 /* A channel for a thread of home.  False: out of descriptors. */
