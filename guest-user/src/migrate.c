@@ -18,9 +18,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 static pid_t pid;
+static int mem_fd = -1; /* its memory; locked: one of us at a time */
 
 static _Noreturn void __attribute__((format(printf, 1, 2)))
 fail(const char *fmt, ...)
@@ -79,17 +82,18 @@ static void copy(bool write, uint64_t there, void *here, size_t len)
 {
     char path[64];
     ssize_t n = -1;
-    int fd;
 
-    snprintf(path, sizeof(path), "/proc/%d/mem", pid);
-    fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd >= 0) {
-        n = write ? pwrite(fd, here, len, there) : pread(fd, here, len, there);
+    if (mem_fd < 0) {
+        snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+        mem_fd = open(path, O_RDWR | O_CLOEXEC);
+    }
+    if (mem_fd >= 0) {
+        n = write ? pwrite(mem_fd, here, len, there)
+                  : pread(mem_fd, here, len, there);
     }
     if (n != (ssize_t)len) {
         fail("process %d: %s", pid, n < 0 ? strerror(errno) : "it has gone");
     }
-    close(fd);
 }
 
 static uint64_t find_control(struct control *ret_control)
@@ -117,36 +121,103 @@ static uint64_t find_control(struct control *ret_control)
         copy(false, at, ret_control, sizeof(*ret_control));
     }
     if (!at || ret_control->magic != CONTROL_MAGIC) {
-        fail("process %d cannot move: it was not built by chimera-cc, or has "
-             "CHIMERA_TRANSPORT set", pid);
+        fail("process %d cannot move: it was not built by this version's "
+             "chimera-cc, or has CHIMERA_TRANSPORT set", pid);
     }
     return at;
 }
 
-static void ask(const struct control *c, uint64_t at, int32_t tid, int32_t node)
+/* A main thread that has ended stays in the list for the others' sake. */
+static bool thread_runs(int tid)
 {
-    for (unsigned pass = 0; pass < 2; pass++) {
-        for (unsigned i = 0; i < CONTROL_REQUESTS; i++) {
-            uint64_t request = at + offsetof(struct control, request[i]);
+    char path[64], line[512];
+    const char *after;
+    bool runs = false;
+    FILE *f;
 
-            /* The one it has, else a free one. */
-            if (c->request[i].tid == (pass ? 0 : tid)) {
-                copy(true, request + 4, &node, sizeof(node));
-                copy(true, request, &tid, sizeof(tid));
-                return;
-            }
+    snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+    f = fopen(path, "re");
+    if (f && fgets(line, sizeof(line), f)) {
+        after = strrchr(line, ')');
+        runs = after && after[1] && !strchr("ZX", after[2]);
+    }
+    if (f) {
+        fclose(f);
+    }
+    return runs;
+}
+
+/* From now on threads look through the requests. */
+static void publish(const struct control *c, uint64_t at)
+{
+    uint8_t notice = 1;
+    struct timespec now;
+    uint64_t stamp;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    stamp = now.tv_sec * 1000000000ull + now.tv_nsec;
+    copy(true, c->notice, &notice, sizeof(notice));
+    copy(true, at + offsetof(struct control, stamp), &stamp, sizeof(stamp));
+}
+
+/* Nobody takes what was asked of a thread that ended before it could know. */
+static void sweep(struct control *c, uint64_t at)
+{
+    const int32_t none = 0;
+    bool swept = false;
+
+    copy(false, at, c, sizeof(*c));
+    for (unsigned i = 0; i < CONTROL_ASKED; i++) {
+        int32_t tid = c->request[i].tid;
+
+        if (tid > 0 && !thread_runs(tid)) {
+            copy(true, at + offsetof(struct control, request[i]),
+                 (void *)&none, sizeof(none));
+            c->request[i].tid = 0;
+            swept = true;
         }
     }
-    fail("process %d has not taken %d requests yet", pid, CONTROL_REQUESTS);
+    if (swept) {
+        publish(c, at);
+    }
+}
+
+/* Return: whether there was room. */
+static bool ask(struct control *c, uint64_t at, int32_t tid, int32_t node)
+{
+    for (unsigned i = 0; i < CONTROL_ASKED; i++) {
+        uint64_t request = at + offsetof(struct control, request[i]);
+        int32_t now;
+
+        if (c->request[i].tid == tid) {
+            copy(true, request + 4, &node, sizeof(node));
+            copy(false, request, &now, sizeof(now));
+            if (now == tid) {
+                return true;
+            }
+            c->request[i].tid = -1; /* just taken: make another one */
+        }
+    }
+    for (unsigned i = 0; i < CONTROL_ASKED; i++) {
+        uint64_t request = at + offsetof(struct control, request[i]);
+
+        if (!c->request[i].tid) {
+            copy(true, request + 4, &node, sizeof(node));
+            copy(true, request, &tid, sizeof(tid));
+            c->request[i].tid = tid;
+            return true;
+        }
+    }
+    return false;
 }
 
 int main(int argc, char **argv)
 {
     struct control control;
-    uint8_t notice = 1;
     char path[64];
     int tid, node;
     unsigned asked = 0;
+    bool room = true;
     uint64_t at;
     DIR *tasks;
 
@@ -163,20 +234,29 @@ int main(int argc, char **argv)
     }
     node = find_node(argv[2]);
     at = find_control(&control);
+    if (flock(mem_fd, LOCK_EX) < 0) {
+        fail("process %d: %s", pid, strerror(errno));
+    }
+    sweep(&control, at);
     snprintf(path, sizeof(path), "/proc/%d/task", pid);
     tasks = opendir(path);
-    for (struct dirent *d; tasks && (d = readdir(tasks));) {
+    for (struct dirent *d; tasks && room && (d = readdir(tasks));) {
         int task = atoi(d->d_name);
 
-        if (task > 0 && (!tid || task == tid)) {
-            ask(&control, at, task, node);
-            copy(false, at, &control, sizeof(control));
-            asked++;
+        if (task > 0 && (!tid || task == tid) && thread_runs(task)) {
+            room = ask(&control, at, task, node);
+            asked += room;
         }
+    }
+    if (asked) {
+        publish(&control, at);
+        sweep(&control, at);
+    }
+    if (!room) {
+        fail("process %d has not taken %d requests yet", pid, CONTROL_ASKED);
     }
     if (!asked) {
         fail("process %d has no thread %d", pid, tid);
     }
-    copy(true, control.notice, &notice, sizeof(notice));
     return 0;
 }

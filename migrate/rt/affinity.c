@@ -380,6 +380,9 @@ static long remember(int32_t tid, const struct cpumask *m)
         obey();
     } else {
         chimera_control_post(tid, CONTROL_AFFINITY);
+        if (!is_ours(tid)) {
+            chimera_control_end(tid);   /* it has ended meanwhile */
+        }
     }
     return 0;
 }

@@ -47,7 +47,7 @@ static uint64_t stack_pointer(void)
 /* Below what chimera_call_on() and its caller's frame may still write. */
 #define BELOW_FRAME 1024
 
-static void end_kick(struct thread *t)
+void chimera_end_kick(struct thread *t)
 {
     if (__atomic_exchange_n(&t->kick, 0, __ATOMIC_SEQ_CST)) {
         __atomic_fetch_sub(&__chimera_flag, 2, __ATOMIC_SEQ_CST);
@@ -71,7 +71,7 @@ void chimera_home_call(struct talk *k)
     k->state = TALK_CALLS;
     /* Handlers that run now must not capture: this is the unwind stack. */
     t->busy = 1;
-    end_kick(t);
+    chimera_end_kick(t);
     chimera_unblock_signals(t);
     switch ((enum home_call)k->m.what) {
     case HOME_NOTHING:
@@ -201,7 +201,7 @@ static enum run_end run_on(struct thread *t, int node)
             continue;
         }
         if (jumped) {
-            end_kick(t);
+            chimera_end_kick(t);
             jumped = false;
             if (k.m.kind != RUN_EXITED) {
                 t->jump = jump;

@@ -313,6 +313,7 @@ void chimera_kernel_forked(void)
         home_fd = -1;
     }
     lock_word = 0;
+    chimera_control_forked();
     chimera_affinity_forked(t ? t->tid : 0);
     for (int i = 0; i < chimera_nr_nodes; i++) {
         if (nodes[i].state == NODE_READY) {

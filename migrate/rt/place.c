@@ -156,12 +156,17 @@ void chimera_place_disown(uint64_t tp)
     }
 }
 
+bool chimera_place_looks(void)
+{
+    return looks || (nr_places && !number);
+}
+
 /* @t: NULL: it ends without */
 void chimera_place_take(struct thread *t)
 {
     const struct place *p;
 
-    if (!looks && (!nr_places || number)) {
+    if (!chimera_place_looks()) {
         return;
     }
     looks = false;

@@ -50,10 +50,13 @@ long __chimera_syscall(long n, long a, long b, long c, long d, long e, long f)
         if (n == NR_EXIT) {
             chimera_exit_home(0, 0);
         }
-        if (chimera_mode == MODE_KERNEL_HOME && makes_process(n, a)) {
+        if (chimera_mode != MODE_PIPE_HOME && makes_process(n, a)) {
             ret = chimera_native_syscall(n, a, b, c, d, e, f);
             if (ret == 0) {
-                chimera_kernel_forked();
+                chimera_threads_forked();
+                if (chimera_mode == MODE_KERNEL_HOME) {
+                    chimera_kernel_forked();
+                }
             }
             return ret;
         }

@@ -163,6 +163,7 @@ struct thread {
     int32_t tid;                /* at home */
     struct run *away;           /* home's, while the thread runs elsewhere */
     uint32_t pinned;            /* t->want comes from outside of the program */
+    uint64_t stamp;             /* of the requests it has looked through */
     struct side side[MAX_NODES];
 };
 
@@ -207,6 +208,8 @@ int chimera_request(int node);
 /* thread.c */
 struct thread *chimera_thread(void);
 void chimera_thread_exit(void);
+/* A child of fork: the calling thread is its only one. */
+void chimera_threads_forked(void);
 void chimera_guard(const struct thread *t);
 /* Home: what a thread needs to run on another node.  False: no memory. */
 bool chimera_make_unwind_stack(struct thread *t, int node);
@@ -289,6 +292,7 @@ extern const struct carrier *chimera_carrier;
 extern const struct carrier chimera_carrier_pipe, chimera_carrier_kernel;
 
 long chimera_call_home(enum home_call what, const long arg[7]);
+void chimera_end_kick(struct thread *t);
 /* Answers home with what a run ended with, and does what home says then. */
 _Noreturn void chimera_serve(struct thread *t, struct message *m);
 _Noreturn void chimera_served(struct thread *t, enum run_end end);
@@ -328,9 +332,12 @@ void chimera_node_read(int node, const char *what, char *to, uint64_t size);
 void chimera_place_start(const char *how);
 void chimera_place_expect(uint64_t tp);
 void chimera_place_take(struct thread *t);
+/* Whether the calling thread, which has no block, will look for a place */
+bool chimera_place_looks(void);
 
 /* control.c: requests from outside */
 void chimera_control_start(void);
+void chimera_control_forked(void);
 bool chimera_control_pending(void);
 int chimera_control_take(struct thread *t);
 

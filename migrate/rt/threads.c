@@ -32,6 +32,7 @@ __thread char *__chimera_dsp;
 /* Only home makes and ends threads. */
 static struct thread *free_list;
 static int list_lock;
+extern int __chimera_flag;
 
 static void lock(void)
 {
@@ -168,6 +169,7 @@ static struct thread *begin(void)
     t->blocked = 0;
     t->jumped = 0;
     t->pinned = 0;
+    t->stamp = 0;
     t->tid = chimera_native_syscall(NR_GETTID, 0, 0, 0, 0, 0, 0);
     for (int i = 0; i < MAX_NODES; i++) {
         t->side[i].attached = 0;
@@ -207,9 +209,23 @@ void chimera_thread_exit(void)
         chimera_place_take(NULL);
         return;
     }
+    /* What __chimera_flag has for it goes, too. */
+    chimera_request(-1);
+    chimera_end_kick(t);
     __chimera_self = NULL;
     lock();
     t->next = free_list;
     free_list = t;
     unlock();
+}
+
+void chimera_threads_forked(void)
+{
+    const struct thread *t = __chimera_self;
+    bool looks = !t && chimera_place_looks();
+
+    list_lock = 0;
+    /* What the other threads wanted, they want in the parent only. */
+    __chimera_flag = (__chimera_flag & 1) + (t && t->kick ? 2 : 0) +
+                     (t && t->want >= 0 ? 4 : 0) + (looks ? 8 : 0);
 }

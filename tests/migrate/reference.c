@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* <chimera.h> for the reference build with the host's compiler: one node. */
+int __chimera_flag;
+
 int chimera_nodes(void)
 {
     return 1;
