@@ -263,7 +263,7 @@ class Hops(HostsTest):
             self.skipTest("no programs that can move "
                           "(./bootstrap build migrate)")
         self.assert_summary(self.run_guest(
-            "./test/run CHIMERA_EVERY=2 -- pointer struct", share=programs,
+            "./test/run CHIMERA_EVERY=2 -- struct", share=programs,
             config=self.conf(), timeout=570))
 
 
