@@ -7,9 +7,6 @@
  */
 #include "bench.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #define AWAY_TIMEOUT_S 300
 #define BLOCKS 5
 #define PORT "17"
@@ -28,29 +25,6 @@ static const struct away_case cases[] = {
     { "first-touch", "touch", "random", 0 },
     { "first-touch", "touch-run", "sequential", 0 },
 };
-
-/* Samples in us of the lines that begin with @first and @second. */
-static GArray *collect(const char *output, const char *first,
-                       const char *second)
-{
-    GArray *us = g_array_new(FALSE, FALSE, sizeof(double));
-    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
-
-    for (char **line = lines; *line; line++) {
-        g_auto(GStrv) words = g_strsplit(*line, " ", -1);
-
-        if (g_strv_length(words) < 3 || !g_str_equal(words[0], first) ||
-            !g_str_equal(words[1], second)) {
-            continue;
-        }
-        for (char **word = words + 2; *word; word++) {
-            double sample = g_ascii_strtod(*word, NULL) / 1e3;
-
-            g_array_append_val(us, sample);
-        }
-    }
-    return us;
-}
 
 static void measure(const struct bench_options *options,
                     const struct away_case *c)
@@ -72,11 +46,13 @@ static void measure(const struct bench_options *options,
         "/bin/sh", "-c", script, NULL
     };
     g_autofree char *output = bench_run(run, AWAY_TIMEOUT_S, NULL, &error);
-    g_autoptr(GArray) samples = NULL, floor = NULL;
+    g_autofree char *prefix = g_strdup_printf("away %s ", c->guest);
+    g_autoptr(GArray) samples = g_array_new(FALSE, FALSE, sizeof(double));
+    g_autoptr(GArray) floor = g_array_new(FALSE, FALSE, sizeof(double));
 
     bench_check(error);
-    samples = collect(output, "away", c->guest);
-    floor = collect(output, "rtt", "user");
+    bench_collect(samples, output, prefix, 1e3);
+    bench_collect(floor, output, "rtt user ", 1e3);
     if (samples->len != (guint)options->samples * BLOCKS || !floor->len) {
         bench_check(g_error_new(g_quark_from_static_string("bench"), 0,
                                 "%u of %d samples:\n%s", samples->len,

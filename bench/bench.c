@@ -138,6 +138,26 @@ double bench_median(const GArray *samples)
     return bench_quantile(samples, 0.5);
 }
 
+void bench_collect(GArray *samples, const char *output, const char *prefix,
+                   double unit_ns)
+{
+    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
+
+    for (char **line = lines; *line; line++) {
+        g_auto(GStrv) numbers = NULL;
+
+        if (!g_str_has_prefix(*line, prefix)) {
+            continue;
+        }
+        numbers = g_strsplit(*line + strlen(prefix), " ", -1);
+        for (char **number = numbers; *number; number++) {
+            double sample = g_ascii_strtod(*number, NULL) / unit_ns;
+
+            g_array_append_val(samples, sample);
+        }
+    }
+}
+
 /* A long series is thinned for the output; the median is of all of it. */
 #define BENCH_MAX_PRINTED_SAMPLES 200
 

@@ -58,6 +58,14 @@ void bench_init(int *argc, char ***argv, const char *what,
 double bench_quantile(const GArray *samples, double q);
 double bench_median(const GArray *samples);
 
+/**
+ * bench_collect() - append the numbers that follow @prefix in lines of @output
+ * that begin with it. They are nanoseconds; @samples get them in units of
+ * @unit_ns.
+ */
+void bench_collect(GArray *samples, const char *output, const char *prefix,
+                   double unit_ns);
+
 /** bench_emit() - print one figure, as --json asked. */
 void bench_emit(const struct bench_options *options,
                 const struct bench_figure *figure);

@@ -9,8 +9,6 @@
  */
 #include "bench.h"
 
-#include <stdlib.h>
-#include <string.h>
 #include <time.h>
 #include <unwind.h>
 
@@ -23,27 +21,6 @@ static const int depths[] = { 1, 10, SEGMENT, 100, 1000 };
 #define NR_DEPTHS ((int)G_N_ELEMENTS(depths))
 
 static GArray *us[NR_DEPTHS];
-
-/* Lines "DEPTH NS..." of bench/migrate/hop.c */
-static void collect(GArray **series, const char *output)
-{
-    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
-
-    for (char **line = lines; *line; line++) {
-        g_auto(GStrv) words = g_strsplit(*line, " ", -1);
-
-        for (int d = 0; words[0] && d < NR_DEPTHS; d++) {
-            if (atoi(words[0]) != depths[d]) {
-                continue;
-            }
-            for (char **word = words + 1; *word; word++) {
-                double sample = g_ascii_strtod(*word, NULL) / 1e3;
-
-                g_array_append_val(series[d], sample);
-            }
-        }
-    }
-}
 
 static _Unwind_Reason_Code visit(struct _Unwind_Context *context, void *data)
 {
@@ -85,7 +62,12 @@ static void run(const char *const *argv, GArray **series)
     g_autofree char *output = bench_run(argv, HOP_TIMEOUT_S, NULL, &error);
 
     bench_check(error);
-    collect(series, output);
+    /* Lines "DEPTH NS..." of bench/migrate/hop.c */
+    for (int d = 0; d < NR_DEPTHS; d++) {
+        g_autofree char *prefix = g_strdup_printf("%d ", depths[d]);
+
+        bench_collect(series[d], output, prefix, 1e3);
+    }
 }
 
 static void emit(const struct bench_options *options, const char *how,

@@ -6,9 +6,6 @@
  */
 #include "bench.h"
 
-#include <stdio.h>
-#include <string.h>
-
 #define MESSAGE_GOAL 1.3
 #define MESSAGE_TIMEOUT_S 300
 #define PORT "17"
@@ -17,28 +14,6 @@ enum { KERNEL, DOORBELL, USER, ECHO, NR_KINDS };
 static const char *const kinds[NR_KINDS] = {
     "kernel", "doorbell", "user", "echo"
 };
-
-static void collect(GArray **us, const char *output)
-{
-    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
-
-    for (char **line = lines; *line; line++) {
-        g_auto(GStrv) words = g_strsplit(*line, " ", -1);
-
-        if (!words[0] || !g_str_equal(words[0], "rtt") || !words[1]) {
-            continue;
-        }
-        for (int k = 0; k < NR_KINDS; k++) {
-            if (g_str_equal(words[1], kinds[k])) {
-                for (char **word = words + 2; *word; word++) {
-                    double sample = g_ascii_strtod(*word, NULL) / 1e3;
-
-                    g_array_append_val(us[k], sample);
-                }
-            }
-        }
-    }
-}
 
 static void emit(const struct bench_options *options, const char *kase,
                  GArray *samples, GArray *floor)
@@ -91,7 +66,11 @@ int main(int argc, char **argv)
         output = bench_run(run, MESSAGE_TIMEOUT_S, NULL, &error);
         bench_check(error);
     }
-    collect(us, output);
+    for (int k = 0; k < NR_KINDS; k++) {
+        g_autofree char *prefix = g_strdup_printf("rtt %s ", kinds[k]);
+
+        bench_collect(us[k], output, prefix, 1e3);
+    }
     for (int k = 0; k < NR_KINDS; k++) {
         if (us[k]->len != (guint)options.samples * 1000) {
             bench_check(g_error_new(g_quark_from_static_string("bench"), 0,

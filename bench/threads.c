@@ -5,25 +5,7 @@
  */
 #include "bench.h"
 
-#include <string.h>
-
 #define THREADS_TIMEOUT_S 900
-
-static GArray *collect(const char *output, const char *place, int nr)
-{
-    g_autofree char *prefix = g_strdup_printf("threads %s %d ", place, nr);
-    GArray *seconds = g_array_new(FALSE, FALSE, sizeof(double));
-    g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
-
-    for (char **line = lines; *line; line++) {
-        if (g_str_has_prefix(*line, prefix)) {
-            double sample = g_ascii_strtod(*line + strlen(prefix), NULL) / 1e9;
-
-            g_array_append_val(seconds, sample);
-        }
-    }
-    return seconds;
-}
 
 int main(int argc, char **argv)
 {
@@ -46,9 +28,13 @@ int main(int argc, char **argv)
     bench_check(g_steal_pointer(&error));
     for (int nr = 1; nr <= 8; nr *= 2) {
         g_autofree char *kase = g_strdup_printf("%d", nr);
-        g_autoptr(GArray) spread = collect(output, "spread", nr);
-        g_autoptr(GArray) home = collect(output, "home", nr);
+        g_autofree char *of_spread = g_strdup_printf("threads spread %d ", nr);
+        g_autofree char *of_home = g_strdup_printf("threads home %d ", nr);
+        g_autoptr(GArray) spread = g_array_new(FALSE, FALSE, sizeof(double));
+        g_autoptr(GArray) home = g_array_new(FALSE, FALSE, sizeof(double));
 
+        bench_collect(spread, output, of_spread, 1e9);
+        bench_collect(home, output, of_home, 1e9);
         if (spread->len != (guint)options.samples || home->len != spread->len) {
             bench_check(g_error_new(g_quark_from_static_string("bench"), 0,
                                     "%u of %d samples:\n%s", spread->len,
