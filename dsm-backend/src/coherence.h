@@ -213,6 +213,10 @@ enum dsm__coh_flag {
     /* Not the protocol's: for those who ask ahead of use. */
     DSM__COH_AHEAD_UNUSED = 1 << 3,
     DSM__COH_AHEAD_MARK = 1 << 4,
+    /* Nor these: of pages that travel, pages.c. */
+    DSM__COH_UNTRIED = 1 << 5,
+    DSM__COH_TRAVELS_ONE = 1 << 6, /* a number of two bits */
+    DSM__COH_TRAVELS_MASK = 3 << 6,
 };
 
 struct dsm__coh_request {

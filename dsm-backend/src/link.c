@@ -508,6 +508,18 @@ static void link_finish(struct dsm__link *link)
 
 /* Receiving: the handshake */
 
+static uint32_t link_features(const struct dsm_node *node)
+{
+    return node->config.code ? DSM__FEATURE_CODE : 0;
+}
+
+/* Are regions passed on this connection? */
+static bool link_passes_regions(const struct dsm__link *link)
+{
+    return dsm__node_passes_regions(link->node) &&
+           link->channel == DSM__CHANNEL_LINK;
+}
+
 static struct dsm__frame link_hello(struct dsm__link *link,
                                     enum dsm__frame_type type)
 {
@@ -523,6 +535,8 @@ static struct dsm__frame link_hello(struct dsm__link *link,
         .to = link->peer,
         .nr_nodes = config->nr_nodes,
         .elf_machine = self->elf_machine,
+        .features_offered = link_features(node),
+        .features_required = link_features(node),
         .coherence = config->coherence,
         .page_bytes = node->page_bytes,
         .cpus = self->cpus,
@@ -571,7 +585,7 @@ static void link_put_region(struct dsm__link *link)
     uint16_t self = node->config.self;
     struct dsm__frame f = link_frame(link, DSM__FRAME_REGION);
 
-    if (dsm__node_passes_regions(node)) {
+    if (link_passes_regions(link)) {
         f.region.owner = self;
         f.region.bytes = node->peers[self].desc.ram_bytes;
         link_put_handshake(link, &f, node->peers[self].region_fd);
@@ -650,16 +664,22 @@ static bool link_check_hello(struct dsm__link *link,
     const struct dsm_config *config = &node->config;
     const struct dsm_node_desc *desc;
     uint16_t self = config->self;
+    uint32_t features = link_features(node);
 
     if (hello->version_min > DSM__WIRE_VERSION_MAX ||
         hello->version_max < DSM__WIRE_VERSION_MIN) {
         return link_refuse_version(link, hello->version_min,
                                    hello->version_max);
     }
-    if (hello->features_required) {
+    if (hello->features_required & ~features) {
         return link_refuse(link, DSM__NOTICE_VERSION,
-                           "protocol features %#x required, node %u has none",
-                           hello->features_required, self);
+                           "protocol features %#x required, node %u has %#x",
+                           hello->features_required, self, features);
+    }
+    if (features & ~hello->features_offered) {
+        return link_refuse(link, DSM__NOTICE_VERSION,
+                           "protocol features %#x offered, node %u requires "
+                           "%#x", hello->features_offered, self, features);
     }
     if (memcmp(hello->machine_uuid, config->machine_uuid,
                DSM_UUID_BYTES) != 0) {
@@ -785,8 +805,8 @@ static void link_handle_hello(struct dsm__link *link,
         link_refuse(link, DSM__NOTICE_BUSY, "out of memory");
         return;
     }
-    link->phase = dsm__node_passes_regions(link->node) ? DSM__PHASE_REGION
-                                                       : DSM__PHASE_READY;
+    link->phase =
+        link_passes_regions(link) ? DSM__PHASE_REGION : DSM__PHASE_READY;
     if (!link->outgoing) {
         f = link_hello(link, DSM__FRAME_HELLO_ACK);
         link_put_handshake(link, &f, -1);

@@ -196,7 +196,10 @@ static int node_init_loop(struct dsm_node *node)
     return node_watch(node, node->kick_fd, &node->kick_source);
 }
 
-/* The page engine, and a place for this node's copy of every region. */
+/*
+ * The page engine, and with the page protocol a place for this node's copy of
+ * every region.
+ */
 static int node_init_pages(struct dsm_node *node)
 {
     const struct dsm_config *c = &node->config;
@@ -209,6 +212,7 @@ static int node_init_pages(struct dsm_node *node)
         .self = c->self,
         .nr_nodes = c->nr_nodes,
         .page_bytes = node->page_bytes,
+        .rights = c->code,
         .hold_us = c->no_hold ? 0 : c->hold_us,
         .spin_us = c->spin_us,
         .heartbeat_ms = c->heartbeat_ms,
@@ -222,7 +226,7 @@ static int node_init_pages(struct dsm_node *node)
     if (ret < 0) {
         return ret;
     }
-    for (uint16_t i = 0; i < c->nr_nodes; i++) {
+    for (uint16_t i = 0; i < c->nr_nodes && !c->code; i++) {
         struct dsm__peer *peer = &node->peers[i];
 
         peer->region_fd = dsm__region_create(peer->desc.name,
@@ -250,7 +254,7 @@ int dsm__node_create(const struct dsm_config *config,
         return -EINVAL;
     }
     if (config->coherence != DSM_COHERENCE_SHARED &&
-        config->coherence != DSM_COHERENCE_PAGES) {
+        (config->coherence != DSM_COHERENCE_PAGES || config->code)) {
         return -EINVAL;
     }
 
@@ -290,6 +294,9 @@ int dsm__node_create(const struct dsm_config *config,
     if (ret == 0 && dsm__node_passes_regions(node)) {
         ret = dsm__region_create(self->desc.name, self->desc.ram_bytes);
         self->region_fd = ret;
+        if (ret >= 0 && config->code) {
+            ret = node_init_pages(node);
+        }
     } else if (ret == 0 && !options->links_only) {
         ret = node_init_pages(node);
     }
@@ -806,6 +813,15 @@ int dsm_region_attach(struct dsm_node *node, uint16_t owner,
         node->attached |= UINT64_C(1) << owner;
     }
     return ret;
+}
+
+int dsm_region_execute(struct dsm_node *node, uint16_t owner,
+                       uint64_t page_idx)
+{
+    if (owner >= node->config.nr_nodes || !node->pages) {
+        return -ENXIO;
+    }
+    return dsm__pages_execute(node->pages, owner, page_idx);
 }
 
 int dsm_region_detach(struct dsm_node *node, uint16_t owner)

@@ -20,10 +20,12 @@
 #include "pages.h"
 
 /*
- * Room for a header and a page, and then some: a page that somebody waits for
- * takes one system call. What is longer is received where it belongs.
+ * Room for many single pages at a time, which are copied from here. Runs are
+ * received where they belong; while they come, only as much is taken with a
+ * header that a page that somebody waits for takes one system call.
  */
-#define PLINK_RX_BYTES 8192
+#define PLINK_RX_BYTES 65536
+#define PLINK_RX_RUN_BYTES 8192
 #define PLINK_IOV 64
 #define PLINK_SKIP_BYTES 65536
 
@@ -146,6 +148,9 @@ static void plink_sent(struct dsm__plink *link, size_t bytes)
         link->tx_nr--;
     }
     link->tx_sent = bytes;
+    if (link->tx_nr == 0) {
+        link->tx_first = 0; /* what is in the cache serves again */
+    }
 }
 
 static int plink_iov(struct dsm__plink *link, struct iovec iov[PLINK_IOV],
@@ -305,7 +310,8 @@ static void plink_receive_some(struct dsm__plink *link)
     static __thread uint8_t nowhere[PLINK_SKIP_BYTES];
     bool direct = link->body_left > 0 && link->rx_end == 0;
     uint8_t *at = link->rx_buf + link->rx_end;
-    size_t room = PLINK_RX_BYTES - link->rx_end;
+    size_t room = (link->body.count > 1 ? PLINK_RX_RUN_BYTES : PLINK_RX_BYTES) -
+                  link->rx_end;
     ssize_t n;
 
     if (direct) {

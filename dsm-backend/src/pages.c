@@ -7,14 +7,21 @@
  * peer never hears of what is not done yet, and neighbours go in one system
  * call. The order of the operations on one page is kept.
  *
- * At home the mapping begins without any page being watched: only MINOR and
- * WP faults are reported, so the first use of a page that does not exist is
- * the kernel's own affair. Before such a page is shared it has to exist (its
- * alias is read), or its next fault would not be seen; and it is protected
- * before it is zapped, as the rules for M say: a fault of the kernel's that is
- * under way at that moment then finds the mark of the protection and starts
- * anew (a zap alone leaves nothing that it could find). What is in S is
- * protected already, and a zap leaves the mark. test-pages, first-touch-race.
+ * At home the mapping begins without any page being watched, so that memory
+ * which nobody shares is the kernel's own affair, with huge pages as it likes.
+ * It is registered a chunk at a time, when the first page of one is about to
+ * be shared. The kernel changes a mapping only when no fault is under way in
+ * it, so each fault is all before or all after. Huge pages end there: what
+ * exists of the chunk is mapped anew, page by page.
+ *
+ * Of a chunk that is watched only MINOR and WP faults are reported; the first
+ * use of a page that does not exist is the kernel's still. Before such a page
+ * is shared it has to exist (its alias is read), or its next fault would not
+ * be seen; and it is protected before it is zapped, as the rules for M say: a
+ * fault of the kernel's that is under way at that moment then finds the mark
+ * of the protection and starts anew (a zap alone leaves nothing that it could
+ * find). What is in S is protected already, and a zap leaves the mark.
+ * test-pages, first-touch-race.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,11 +45,21 @@
 #define PAGES_EVENTS 64
 /* What may be queued to a peer before more is read for it ahead of use. */
 #define PAGES_AHEAD_QUEUED (256 * 1024)
-/* Pages in a frame of those; a waiting reader gets the first one sooner. */
-#define PAGES_AHEAD_RUN 32
+/*
+ * Pages in a frame of those: as many as a frame takes. From 34 on the kernel
+ * flushes all translations at once (x86's tlb_single_page_flush_ceiling) when
+ * they are protected, which is quicker than one after the other.
+ */
+#define PAGES_AHEAD_RUN DSM__PAGE_RUN_MAX
 #define PAGES_AHEAD_DEFAULT 128
 /* A page that the home won for writing so recently is not given away ahead. */
 #define PAGES_QUIET_US 1000
+/*
+ * Of the own region, what is registered at once: a huge page, or more where
+ * that would make too many mappings (vm.max_map_count is 65530).
+ */
+#define PAGES_CHUNK_BYTES (2 * 1024 * 1024)
+#define PAGES_MAX_CHUNKS 16384
 
 static struct dsm__pregion *region_of(void *ctx)
 {
@@ -71,6 +88,49 @@ static void region_failed(struct dsm__pregion *r, const char *what, int err)
     }
 }
 
+static int region_watch_chunk(struct dsm__pregion *r, uint64_t chunk)
+{
+    struct dsm__pages *p = r->pages;
+    uint64_t start = chunk * r->chunk_bytes, left = r->bytes - start;
+    size_t bytes = left < r->chunk_bytes ? left : r->chunk_bytes;
+    uint8_t *at = r->memory + start;
+    int ret;
+
+    if (madvise(at, bytes, MADV_NOHUGEPAGE) < 0) {
+        return -errno;
+    }
+    if (p->rights) {
+        return dsm__uffd_register_wp(p->uffd, at, bytes);
+    }
+    ret = dsm__uffd_register(p->uffd, at, bytes, false);
+    if (ret == 0) {
+        ret = dsm__uffd_zap(at, bytes);
+    }
+    return ret < 0 ? ret
+                   : dsm__uffd_map_present(p->uffd, at, bytes, p->page_bytes);
+}
+
+/* Of the own region; see above. */
+static void region_watch(struct dsm__pregion *r, uint64_t first, uint64_t nr)
+{
+    uint64_t chunk_pages = r->chunk_bytes / r->pages->page_bytes;
+
+    for (uint64_t c = first / chunk_pages; c <= (first + nr - 1) / chunk_pages;
+         c++) {
+        uint64_t *word = &r->watched[c / 64], bit = UINT64_C(1) << (c % 64);
+        int ret;
+
+        if (*word & bit) {
+            continue;
+        }
+        *word |= bit;
+        ret = region_watch_chunk(r, c);
+        if (ret < 0) {
+            region_failed(r, "cannot watch pages", ret);
+        }
+    }
+}
+
 /* Have the pages exist; see above. */
 static void region_touch(struct dsm__pregion *r, uint64_t first, uint64_t nr)
 {
@@ -94,9 +154,14 @@ static void batch_run(struct dsm__pages *p)
     }
     p->batch.region = NULL;
     at = r->memory + first * p->page_bytes;
+    if (r->watched) {
+        region_watch(r, first, nr);
+    }
     switch (p->batch.op) {
     case DSM__MEM_PROTECT:
-        region_touch(r, first, nr);
+        if (!p->rights) {
+            region_touch(r, first, nr);
+        }
         ret = dsm__uffd_protect(p->uffd, at, bytes);
         break;
     case DSM__MEM_ZAP:
@@ -150,12 +215,68 @@ static void ahead_settle(struct dsm__pregion *r, uint64_t page, bool used)
     }
 }
 
+void dsm__pages_memory(struct dsm__pregion *r, uint64_t page, enum dsm__mem op)
+{
+    struct dsm__pages *p = r->pages;
+
+    if (r->detached) {
+        return;
+    }
+    if (p->batch.region == r && p->batch.op == op &&
+        page == p->batch.first + p->batch.nr) {
+        p->batch.nr++;
+        return;
+    }
+    batch_run(p);
+    p->batch = (struct dsm__mem_batch) { r, op, page, 1 };
+}
+
+void dsm__pages_memory_all(struct dsm__pregion *r, enum dsm__mem op)
+{
+    batch_run(r->pages);
+    r->pages->batch = (struct dsm__mem_batch) { r, op, 0, r->nr_pages };
+}
+
+/*
+ * Pages that travel: a node reads one and then writes to it, then another does.
+ * Each time that takes two requests, of which the second one only says that
+ * the first should have asked to write. So who needed both for a page twice
+ * takes it for writing the next time. Such a copy is mapped readable, for its
+ * first write is to be seen. If the page is given up before, others only read
+ * what was taken from them, and this node begins to count anew.
+ */
+
+static bool travels(const struct dsm__coh_page *e)
+{
+    return (e->flags & DSM__COH_TRAVELS_MASK) >= 2 * DSM__COH_TRAVELS_ONE;
+}
+
+static void travels_learn(struct dsm__coh_page *e)
+{
+    if (!travels(e)) {
+        e->flags += DSM__COH_TRAVELS_ONE;
+    }
+}
+
+static void travels_given_up(struct dsm__pregion *r, struct dsm__coh_page *e)
+{
+    if (e->flags & DSM__COH_UNTRIED) {
+        e->flags &= ~(DSM__COH_UNTRIED | DSM__COH_TRAVELS_MASK);
+        r->stats.taken_unused++;
+    }
+}
+
 static void on_memory(void *ctx, uint64_t page, enum dsm__mem op)
 {
     struct dsm__pregion *r = region_of(ctx);
-    struct dsm__pages *p = r->pages;
     struct dsm__coh_page *e = &r->coh.pages[page];
 
+    if (op == DSM__MEM_MAP_RW && (e->flags & DSM__COH_UNTRIED)) {
+        op = DSM__MEM_MAP_RO;
+    } else if (op == DSM__MEM_PROTECT || op == DSM__MEM_ZAP ||
+               op == DSM__MEM_POISON) {
+        travels_given_up(r, e);
+    }
     if (op == DSM__MEM_MAP_RO && (e->flags & DSM__COH_AHEAD_MARK)) {
         return; /* its first use is to be seen */
     }
@@ -170,16 +291,7 @@ static void on_memory(void *ctx, uint64_t page, enum dsm__mem op)
         ahead_settle(r, page, false);
         e->flags &= ~DSM__COH_AHEAD_MARK;
     }
-    if (r->detached) {
-        return;
-    }
-    if (p->batch.region == r && p->batch.op == op &&
-        page == p->batch.first + p->batch.nr) {
-        p->batch.nr++;
-        return;
-    }
-    batch_run(p);
-    p->batch = (struct dsm__mem_batch) { r, op, page, 1 };
+    dsm__pages_memory(r, page, op);
 }
 
 /* The protocol's other wishes */
@@ -209,12 +321,10 @@ static bool on_held(void *ctx, uint64_t page)
     return r->pages->now_us - r->coh.pages[page].stamp < r->pages->hold_us;
 }
 
-static void on_hold(void *ctx, uint64_t page)
+void dsm__pages_hold(struct dsm__pregion *r, uint64_t page, uint32_t until_us)
 {
-    struct dsm__pregion *r = region_of(ctx);
     struct dsm__pages *p = r->pages;
 
-    r->stats.holds++;
     if (p->held_nr == p->held_room) {
         uint32_t room = p->held_room ? 2 * p->held_room : 64;
         struct dsm__held *held = malloc(room * sizeof(*held));
@@ -234,8 +344,16 @@ static void on_hold(void *ctx, uint64_t page)
     p->held[(p->held_first + p->held_nr++) % p->held_room] = (struct dsm__held) {
         .region = r,
         .page = page,
-        .until_us = r->coh.pages[page].stamp + p->hold_us,
+        .until_us = until_us,
     };
+}
+
+static void on_hold(void *ctx, uint64_t page)
+{
+    struct dsm__pregion *r = region_of(ctx);
+
+    r->stats.holds++;
+    dsm__pages_hold(r, page, r->coh.pages[page].stamp + r->pages->hold_us);
 }
 
 static void histogram_add(uint64_t *buckets, uint64_t ns)
@@ -253,7 +371,8 @@ static void on_won(void *ctx, uint64_t page)
 
     dsm__pages_now(r->pages);
     ns = UINT64_C(1000) * (r->pages->now_us - e->stamp);
-    if (dsm__coh_copy(&r->coh, page) == DSM__COPY_S) {
+    if (dsm__coh_copy(&r->coh, page) == DSM__COPY_S ||
+        (e->flags & DSM__COH_UNTRIED)) {
         histogram_add(r->stats.read_ns, ns);
     } else if (r->pages->current == DSM__COH_GRANT) {
         r->stats.upgrades++;
@@ -465,16 +584,27 @@ static bool region_fault(struct dsm__pregion *r, uint64_t page, bool write)
     struct dsm__ahead_news news;
     uint32_t stamp = e->stamp;
     bool touched = e->flags & DSM__COH_AHEAD_MARK;
+    bool take = !write && before == DSM__COPY_I && travels(e);
 
     e->flags &= ~DSM__COH_AHEAD_MARK;
     if (!copy_waits(before) && !(before == DSM__COPY_S && !write) &&
         before != DSM__COPY_M) {
         e->stamp = r->pages->now_us; /* it begins to wait */
     }
-    if (!dsm__coh_fault(&r->coh, page, write)) {
+    if (take) {
+        e->flags |= DSM__COH_UNTRIED;
+    } else if (write) {
+        e->flags &= ~DSM__COH_UNTRIED;
+    }
+    if (!dsm__coh_fault(&r->coh, page, write || take)) {
         e->stamp = stamp;
+        e->flags &= ~DSM__COH_UNTRIED;
         e->flags |= touched ? DSM__COH_AHEAD_MARK : 0;
         return false;
+    }
+    r->stats.taken += take;
+    if (write && before == DSM__COPY_S) {
+        travels_learn(e);
     }
     after = dsm__coh_copy(&r->coh, page);
     if (copy_waits(before) || before == after) {
@@ -490,7 +620,8 @@ static bool region_fault(struct dsm__pregion *r, uint64_t page, bool write)
         dsm__ahead_touch(&r->ahead, page, &news);
         ahead_follow(r, &news);
     } else if (r->params.ahead && r->owner != r->pages->self &&
-               before == DSM__COPY_I && after == DSM__COPY_IS) {
+               before == DSM__COPY_I && !write &&
+               (after == DSM__COPY_IS || after == DSM__COPY_IM)) {
         dsm__ahead_miss(&r->ahead, page, &news);
         ahead_follow(r, &news);
     }
@@ -530,10 +661,11 @@ static void take_faults(struct dsm__pages *p)
     while (p->fault_nr > 0) {
         struct dsm__fault *f = &p->faults[p->fault_first];
         struct dsm__pregion *r = find_region(p, f->address);
+        uint64_t page =
+            r ? (f->address - (uintptr_t)r->memory) / p->page_bytes : 0;
 
-        if (r &&
-            !region_fault(r, (f->address - (uintptr_t)r->memory) /
-                                 p->page_bytes, f->write)) {
+        if (r && !(p->rights ? dsm__prights_fault(r, page)
+                             : region_fault(r, page, f->write))) {
             watch_faults(p, true);
             return;
         }
@@ -557,6 +689,19 @@ static void read_faults(struct dsm__pages *p)
 
 /* Frames */
 
+/* The page protocol and shared memory have frames of their own. */
+static bool frame_is_known(const struct dsm__pages *p,
+                           const struct dsm__page_frame *f,
+                           const char **ret_why)
+{
+    if (p->rights != dsm__page_is_rights(f->type)) {
+        *ret_why = p->rights ? "not a frame of a machine that shares memory"
+                             : "not a frame of the page protocol";
+        return false;
+    }
+    return true;
+}
+
 int dsm__pages_place(struct dsm__plink *link, const struct dsm__page_frame *f,
                      uint8_t **ret_at, const char **ret_why)
 {
@@ -564,9 +709,11 @@ int dsm__pages_place(struct dsm__plink *link, const struct dsm__page_frame *f,
     struct dsm__pregion *r;
     bool skip = false;
 
+    if (!frame_is_known(p, f, ret_why)) {
+        return -EPROTO;
+    }
     r = f->region < p->nr_nodes ? p->regions[f->region] : NULL;
-    if (!r || f->page >= r->coh.nr_pages ||
-        f->count > r->coh.nr_pages - f->page) {
+    if (!r || f->page >= r->nr_pages || f->count > r->nr_pages - f->page) {
         *ret_why = "pages that this node does not know";
         return -EPROTO;
     }
@@ -667,6 +814,9 @@ int dsm__pages_frame(struct dsm__plink *link, const struct dsm__page_frame *f,
     if (f->type == DSM__PAGE_PONG) {
         return 0;
     }
+    if (!frame_is_known(p, f, ret_why)) {
+        return -EPROTO;
+    }
     r = f->region < p->nr_nodes ? p->regions[f->region] : NULL;
     if (!r && f->region < p->nr_nodes && f->region == link->peer &&
         f->type == DSM__COH_LOST) {
@@ -675,9 +825,12 @@ int dsm__pages_frame(struct dsm__plink *link, const struct dsm__page_frame *f,
     last = f->count ? f->page + (uint64_t)((f->stride ? f->stride : 1) *
                                            (int64_t)(f->count - 1))
                     : f->page;
-    if (!r || f->page >= r->coh.nr_pages || last >= r->coh.nr_pages) {
+    if (!r || f->page >= r->nr_pages || last >= r->nr_pages) {
         *ret_why = "pages that this node does not know";
         return -EPROTO;
+    }
+    if (p->rights) {
+        return dsm__prights_frame(r, link->peer, f, ret_why);
     }
     return f->type == DSM__PAGE_AHEAD ? take_ahead(link, r, f, ret_why)
                                       : take_message(link, r, f, ret_why);
@@ -726,6 +879,10 @@ static void forget_peer(struct dsm__pages *p, uint16_t peer)
         struct dsm__pregion *r = p->regions[i];
 
         if (!r) {
+            continue;
+        }
+        if (p->rights) {
+            dsm__prights_down(r, peer);
             continue;
         }
         if (peer == r->owner) {
@@ -778,7 +935,11 @@ static void release_held(struct dsm__pages *p)
         }
         p->held_first = (p->held_first + 1) % p->held_room;
         p->held_nr--;
-        dsm__coh_release(&h.region->coh, h.page);
+        if (p->rights) {
+            dsm__rights_release(&h.region->rights, h.page);
+        } else {
+            dsm__coh_release(&h.region->coh, h.page);
+        }
     }
 }
 
@@ -847,6 +1008,7 @@ static void take_calls(struct dsm__pages *p)
     pthread_mutex_lock(&p->calls_lock);
     calls = p->calls;
     p->calls = NULL;
+    dsm__prights_take_waiters(p);
     pthread_mutex_unlock(&p->calls_lock);
     for (; calls; calls = next) {
         next = calls->next;
@@ -935,6 +1097,9 @@ void dsm__pages_step(struct dsm__pages *p, uint64_t timeout_ns)
     }
     do {
         expel_violators(p);
+        if (p->waiters) {
+            dsm__prights_serve_waiters(p);
+        }
         if (p->regions[p->self]) {
             spare_serve_all(p);
         }
@@ -985,12 +1150,19 @@ static void attach_here(struct dsm__pages *p, void *arg)
             old->detached = true; /* it was unmapped, or this would not fit */
         }
     }
-    call->ret = dsm__uffd_register(p->uffd, r->memory, r->bytes,
-                                   r->owner != p->self);
+    call->ret = p->rights ? dsm__prights_register(r)
+                          : dsm__uffd_register(p->uffd, r->memory, r->bytes,
+                                               r->owner != p->self);
+    if (call->ret == 0 && r->watched) {
+        call->ret = dsm__uffd_unregister(p->uffd, r->memory, r->bytes);
+    }
     if (call->ret < 0) {
         return;
     }
     p->regions[r->owner] = r;
+    if (p->rights) {
+        return;
+    }
     for (uint16_t i = 0; i < p->nr_nodes; i++) {
         if (p->links[i].up) {
             dsm__coh_met(&r->coh, i);
@@ -1000,7 +1172,7 @@ static void attach_here(struct dsm__pages *p, void *arg)
     }
 }
 
-static void *map_table(size_t bytes)
+void *dsm__pages_map_table(size_t bytes)
 {
     void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -1016,8 +1188,20 @@ static void region_free(struct dsm__pregion *r)
     if (r->alias) {
         munmap(r->alias, r->bytes);
     }
+    dsm__prights_free(r);
     free(r->coh.requests);
+    free(r->watched);
     free(r);
+}
+
+static int region_init_watched(struct dsm__pregion *r)
+{
+    for (r->chunk_bytes = PAGES_CHUNK_BYTES;
+         r->bytes / r->chunk_bytes >= PAGES_MAX_CHUNKS; r->chunk_bytes *= 2) {
+    }
+    r->watched = calloc(r->bytes / r->chunk_bytes / 64 + 1,
+                        sizeof(*r->watched));
+    return r->watched ? 0 : -ENOMEM;
 }
 
 static struct dsm__pregion *region_new(struct dsm__pages *p, uint16_t owner,
@@ -1040,17 +1224,31 @@ static struct dsm__pregion *region_new(struct dsm__pages *p, uint16_t owner,
     }
     r->memory = params->memory;
     r->bytes = bytes;
+    r->nr_pages = bytes / p->page_bytes;
+    if (owner == p->self && region_init_watched(r) < 0) {
+        region_free(r);
+        return NULL;
+    }
+    if (p->rights) {
+        *ret_err = dsm__prights_init(r);
+        if (*ret_err < 0) {
+            region_free(r);
+            return NULL;
+        }
+        dsm__heat_init(&r->heat, r->nr_pages);
+        return r;
+    }
     r->coh = (struct dsm__coh_region) {
         .self = p->self,
         .home = owner,
         .nr_nodes = p->nr_nodes,
         .peer_limit = DSM__PAGES_REQUESTS,
-        .nr_pages = bytes / p->page_bytes,
+        .nr_pages = r->nr_pages,
         .ops = &coh_ops,
         .ctx = r,
     };
     r->table_bytes = r->coh.nr_pages * sizeof(*r->coh.pages);
-    r->coh.pages = map_table(r->table_bytes);
+    r->coh.pages = dsm__pages_map_table(r->table_bytes);
     if (owner == p->self) {
         r->coh.requests =
             calloc(dsm__coh_requests(p->nr_nodes, DSM__PAGES_REQUESTS),
@@ -1068,10 +1266,10 @@ static struct dsm__pregion *region_new(struct dsm__pages *p, uint16_t owner,
     }
     r->alias = alias;
     /*
-     * A huge page would be mapped in one piece; and a child that a fork makes
-     * has no protocol.
+     * A huge page would be mapped in one piece (what is not watched yet may
+     * be); and a child that a fork makes has no protocol.
      */
-    if (madvise(r->memory, bytes, MADV_NOHUGEPAGE) < 0 ||
+    if ((!r->watched && madvise(r->memory, bytes, MADV_NOHUGEPAGE) < 0) ||
         madvise(r->memory, bytes, MADV_DONTFORK) < 0) {
         *ret_err = -errno;
         region_free(r);
@@ -1224,7 +1422,7 @@ static void connect_here(struct dsm__pages *p, void *arg)
         return;
     }
     for (uint16_t i = 0; i < p->nr_nodes; i++) {
-        if (p->regions[i]) {
+        if (p->regions[i] && !p->rights) {
             dsm__coh_met(&p->regions[i]->coh, call->peer);
         }
     }
@@ -1326,6 +1524,7 @@ int dsm__pages_create(const struct dsm__pages_config *config,
     p->self = config->self;
     p->nr_nodes = config->nr_nodes;
     p->page_bytes = config->page_bytes;
+    p->rights = config->rights;
     p->hold_us = config->hold_us;
     p->spin_us = config->spin_us;
     p->heartbeat_ns = config->heartbeat_ms * NSEC_PER_MSEC;

@@ -22,6 +22,7 @@
 #include "dsm/dsm.h"
 #include "heat.h"
 #include "pagewire.h"
+#include "rights.h"
 #include "transport.h"
 #include "uffd.h"
 
@@ -79,12 +80,31 @@ struct dsm__pregion {
     struct dsm_region_params params;
     uint8_t *memory; /* registered; never touched here */
     uint8_t *alias;  /* the same pages, at another place */
-    uint64_t bytes;
+    uint64_t bytes, nr_pages;
     size_t table_bytes;
+    uint64_t chunk_bytes;
+    uint64_t *watched; /* at home: a bit per chunk; else NULL: all are */
     bool detached;
     struct dsm__ahead ahead;
     struct dsm_region_stats stats;
     struct dsm__heat heat;
+
+    /* Where all nodes share the memory; then there is no alias. */
+    struct dsm__rights rights;
+    struct {       /* rights to execute that were given lately */
+        uint64_t page;
+        uint32_t at_us;
+        bool valid;
+    } won[DSM__PAGES_REQUESTS];
+    uint32_t next_won;
+};
+
+/* A thread that waits for the right to execute a page. */
+struct dsm__waiter {
+    struct dsm__pregion *region;
+    uint64_t page;
+    bool done;
+    struct dsm__waiter *next;
 };
 
 /* Memory operations on neighbours are done as one. */
@@ -110,6 +130,7 @@ struct dsm__call {
 struct dsm__pages {
     uint16_t self, nr_nodes;
     uint32_t page_bytes;
+    bool rights; /* the memory is shared: rights.c in place of coherence.c */
     uint32_t hold_us, spin_us;
     uint64_t heartbeat_ns, timeout_ns;
     int epoll_fd, kick_fd, note_fd, uffd;
@@ -119,6 +140,8 @@ struct dsm__pages {
     pthread_mutex_t calls_lock;
     pthread_cond_t calls_done;
     struct dsm__call *calls;
+    struct dsm__waiter *new_waiters; /* under calls_lock */
+    struct dsm__waiter *waiters;
 
     pthread_mutex_t notes_lock;
     uint64_t noted; /* peers whose page channel was lost */
@@ -150,6 +173,7 @@ struct dsm__pages_config {
     uint16_t self, nr_nodes;
     uint32_t page_bytes;
     uint32_t hold_us, spin_us, heartbeat_ms, peer_timeout_ms;
+    bool rights;
     bool no_thread; /* tests call dsm__pages_step() */
 };
 int dsm__pages_create(const struct dsm__pages_config *config,
@@ -182,6 +206,34 @@ int dsm__pages_stats(struct dsm__pages *pages, uint16_t owner,
                      struct dsm_region_stats *ret_stats);
 int dsm__pages_heat(struct dsm__pages *pages, uint16_t owner,
                     struct dsm_region_heat *ret_heat);
+
+/**
+ * dsm__pages_execute() - wait until this node may execute a page; see
+ * dsm_region_execute().
+ */
+int dsm__pages_execute(struct dsm__pages *pages, uint16_t owner,
+                       uint64_t page);
+
+/* For pagerights.c */
+/* Zeros that take memory when they are touched, for munmap(); NULL: none. */
+void *dsm__pages_map_table(size_t bytes);
+void dsm__pages_memory(struct dsm__pregion *r, uint64_t page,
+                       enum dsm__mem op);
+void dsm__pages_memory_all(struct dsm__pregion *r, enum dsm__mem op);
+/* What was put off happens when the time has come. */
+void dsm__pages_hold(struct dsm__pregion *r, uint64_t page, uint32_t until_us);
+
+/* pagerights.c */
+int dsm__prights_init(struct dsm__pregion *r);
+void dsm__prights_free(struct dsm__pregion *r);
+int dsm__prights_register(struct dsm__pregion *r);
+/* Return: false: not now. */
+bool dsm__prights_fault(struct dsm__pregion *r, uint64_t page);
+int dsm__prights_frame(struct dsm__pregion *r, uint16_t from,
+                       const struct dsm__page_frame *f, const char **ret_why);
+void dsm__prights_down(struct dsm__pregion *r, uint16_t peer);
+void dsm__prights_take_waiters(struct dsm__pages *pages);
+void dsm__prights_serve_waiters(struct dsm__pages *pages);
 
 /* For pagelink.c */
 void dsm__pages_lose_link(struct dsm__plink *link, bool broke_protocol,

@@ -34,7 +34,7 @@ static const struct {
     bool node;          /* names a node */
     bool page;          /* has a page and, but for LOST, REFUSE and MET, a region */
     uint16_t count_max; /* pages, at least 1; 0: no count */
-    bool stride, token;
+    bool stride, token, range;
 } page_frames[DSM__NR_PAGE] = {
     [DSM__COH_READ] = { "READ", .page = true },
     [DSM__COH_WRITE] = { "WRITE", .page = true },
@@ -59,11 +59,28 @@ static const struct {
                           .count_max = DSM__PAGE_AHEAD_MAX },
     [DSM__PAGE_PING] = { "PING", .token = true },
     [DSM__PAGE_PONG] = { "PONG", .token = true },
+#define RIGHTS(type) DSM__PAGE_RIGHTS + DSM__NR_RIGHTS * DSM__RIGHTS_##type
+    [RIGHTS(ASK)] = { "ASK_WRITE", .page = true },
+    [RIGHTS(ASK) + 1] = { "ASK_EXEC", .page = true },
+    [RIGHTS(MAY)] = { "MAY_WRITE", .page = true, .range = true },
+    [RIGHTS(MAY) + 1] = { "MAY_EXEC", .page = true },
+    [RIGHTS(STOP)] = { "STOP_WRITE", .page = true },
+    [RIGHTS(STOP) + 1] = { "STOP_EXEC", .page = true },
+    [RIGHTS(STOPPED)] = { "STOPPED_WRITE", .page = true },
+    [RIGHTS(STOPPED) + 1] = { "STOPPED_EXEC", .page = true },
+#undef RIGHTS
 };
 
 const char *dsm__page_frame_name(unsigned int type)
 {
     return type > 0 && type < DSM__NR_PAGE ? page_frames[type].name : "?";
+}
+
+static uint64_t wire_arg(const struct dsm__page_frame *f)
+{
+    return page_frames[f->type].token   ? f->token
+           : page_frames[f->type].range ? f->before | (uint64_t)f->after << 32
+                                        : (uint64_t)f->stride;
 }
 
 void dsm__page_encode(uint8_t out[DSM__PAGE_HEADER_BYTES],
@@ -77,9 +94,7 @@ void dsm__page_encode(uint8_t out[DSM__PAGE_HEADER_BYTES],
         .node = htole16(frame->node),
         .count = htole32(frame->count),
         .page = htole64(frame->page),
-        .arg = htole64(page_frames[frame->type].token
-                           ? frame->token
-                           : (uint64_t)frame->stride),
+        .arg = htole64(wire_arg(frame)),
     };
 
     memcpy(w.magic, page_magic, sizeof(w.magic));
@@ -127,7 +142,8 @@ int dsm__page_decode(const uint8_t in[DSM__PAGE_HEADER_BYTES],
     if ((!page_frames[w.type].node && f.node) ||
         (!page_frames[w.type].page && f.page) ||
         (page_frames[w.type].token && f.region) ||
-        (!page_frames[w.type].token && !page_frames[w.type].stride && arg)) {
+        (!page_frames[w.type].token && !page_frames[w.type].stride &&
+         !page_frames[w.type].range && arg)) {
         *ret_why = "field that this page frame does not use is not 0";
         return -EPROTO;
     }
@@ -142,10 +158,17 @@ int dsm__page_decode(const uint8_t in[DSM__PAGE_HEADER_BYTES],
     }
     if (page_frames[w.type].token) {
         f.token = arg;
+    } else if (page_frames[w.type].range) {
+        f.before = (uint32_t)arg;
+        f.after = (uint32_t)(arg >> 32);
     } else {
         f.stride = (int64_t)arg;
     }
     if (page_frames[w.type].stride && !range_is_sane(&f)) {
+        *ret_why = "page frame with an impossible range";
+        return -EPROTO;
+    }
+    if (f.before >= DSM__RIGHTS_BLOCK || f.after >= DSM__RIGHTS_BLOCK) {
         *ret_why = "page frame with an impossible range";
         return -EPROTO;
     }

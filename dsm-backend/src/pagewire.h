@@ -6,9 +6,11 @@
 #ifndef DSM_SRC_PAGEWIRE_H
 #define DSM_SRC_PAGEWIRE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "coherence.h"
+#include "rights.h"
 
 #define DSM__PAGE_HEADER_BYTES 32
 #define DSM__PAGE_RUN_MAX 64   /* pages in one DATA_S */
@@ -20,7 +22,9 @@ enum dsm__page_type {
     DSM__PAGE_AHEAD = 17, /* to the home: pages wanted ahead of use */
     DSM__PAGE_PING,
     DSM__PAGE_PONG,
-    DSM__NR_PAGE = DSM__NR_COH
+    /* Rights to shared memory: for each type of message, both rights. */
+    DSM__PAGE_RIGHTS = DSM__NR_COH,
+    DSM__NR_PAGE = DSM__PAGE_RIGHTS + DSM__NR_RIGHTS_TYPES * DSM__NR_RIGHTS
 };
 
 struct dsm__page_frame {
@@ -32,6 +36,7 @@ struct dsm__page_frame {
     uint64_t page;
     int64_t stride; /* in pages: AHEAD, DECLINE */
     uint64_t token; /* PING, PONG; on the wire in place of the stride */
+    uint32_t before, after; /* MAY_WRITE; likewise */
 };
 
 /** dsm__page_encode() - write a header. */
@@ -46,6 +51,11 @@ void dsm__page_encode(uint8_t out[DSM__PAGE_HEADER_BYTES],
  */
 int dsm__page_decode(const uint8_t in[DSM__PAGE_HEADER_BYTES],
                      struct dsm__page_frame *ret_frame, const char **ret_why);
+
+static inline bool dsm__page_is_rights(unsigned int type)
+{
+    return type >= DSM__PAGE_RIGHTS && type < DSM__NR_PAGE;
+}
 
 /** dsm__page_frame_name() - "READ", ...; "?" for an unknown type. */
 const char *dsm__page_frame_name(unsigned int type);

@@ -17,6 +17,13 @@
 #include "transport.h"
 
 #define UNIX_BACKLOG 128
+/*
+ * Asked for; the kernel doubles it for what it needs itself, and gives at most
+ * net.core.wmem_max, 208 KiB unless somebody changed that. A sender that found
+ * the default full is woken when three quarters have been read, and then the
+ * receiver soon has nothing left.
+ */
+#define UNIX_SEND_BYTES (256 * 1024)
 
 static int unix_address(const char *path, struct sockaddr_un *ret)
 {
@@ -38,6 +45,14 @@ static int unix_check(const char *where)
     return unix_address(where, &addr);
 }
 
+/* What cannot be had is done without. */
+static void unix_widen(int fd)
+{
+    int bytes = UNIX_SEND_BYTES;
+
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+}
+
 static int unix_socket(void)
 {
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -53,6 +68,7 @@ static int unix_connect_to(const struct sockaddr_un *addr, int *ret_fd)
     if (fd < 0) {
         return fd;
     }
+    unix_widen(fd);
     if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) < 0) {
         err = errno;
         close(fd);
@@ -203,7 +219,11 @@ static int unix_accept(struct dsm__listener *listener)
 {
     int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-    return fd < 0 ? -errno : fd;
+    if (fd < 0) {
+        return -errno;
+    }
+    unix_widen(fd);
+    return fd;
 }
 
 static void unix_unlisten(struct dsm__listener *listener)

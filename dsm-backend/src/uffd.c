@@ -117,15 +117,26 @@ int dsm__uffd_open(const char **ret_why)
     return fd;
 }
 
-int dsm__uffd_register(int fd, void *at, size_t bytes, bool missing)
+static int uffd_register(int fd, void *at, size_t bytes, uint64_t mode)
 {
     struct uffdio_register reg = {
         .range = { (uintptr_t)at, bytes },
-        .mode = UFFDIO_REGISTER_MODE_MINOR | UFFDIO_REGISTER_MODE_WP |
-                (missing ? UFFDIO_REGISTER_MODE_MISSING : 0),
+        .mode = mode | UFFDIO_REGISTER_MODE_WP,
     };
 
     return ioctl(fd, UFFDIO_REGISTER, &reg) < 0 ? -errno : 0;
+}
+
+int dsm__uffd_register(int fd, void *at, size_t bytes, bool missing)
+{
+    return uffd_register(fd, at, bytes,
+                         UFFDIO_REGISTER_MODE_MINOR |
+                             (missing ? UFFDIO_REGISTER_MODE_MISSING : 0));
+}
+
+int dsm__uffd_register_wp(int fd, void *at, size_t bytes)
+{
+    return uffd_register(fd, at, bytes, 0);
 }
 
 int dsm__uffd_unregister(int fd, void *at, size_t bytes)
@@ -224,6 +235,24 @@ int dsm__uffd_map(int fd, void *at, size_t bytes, size_t page_bytes,
                   bool writable)
 {
     return uffd_each(fd, at, bytes, page_bytes, uffd_continue, writable);
+}
+
+int dsm__uffd_map_present(int fd, void *at, size_t bytes, size_t page_bytes)
+{
+    uint8_t *end = (uint8_t *)at + bytes, *p = at;
+
+    while (p < end) {
+        int64_t done = uffd_continue(fd, p, end - p, true);
+
+        if (done > 0) {
+            p += done;
+        } else if (done == -EEXIST || done == -EFAULT) {
+            p += page_bytes; /* mapped meanwhile; not there */
+        } else if (done != -EAGAIN) {
+            return done;
+        }
+    }
+    return 0;
 }
 
 static int64_t uffd_poison_some(int fd, void *at, size_t bytes, bool flag)

@@ -30,6 +30,8 @@ int dsm__uffd_open(const char **ret_why);
  * @missing: also those on pages that do not exist yet.
  */
 int dsm__uffd_register(int fd, void *at, size_t bytes, bool missing);
+/* Only to protect: what is not protected is the kernel's affair alone. */
+int dsm__uffd_register_wp(int fd, void *at, size_t bytes);
 int dsm__uffd_unregister(int fd, void *at, size_t bytes);
 
 /** dsm__uffd_read() - Return: number of faults, 0 none; -errno. */
@@ -38,6 +40,8 @@ int dsm__uffd_read(int fd, struct dsm__fault faults[DSM__FAULTS]);
 /** dsm__uffd_map() - map pages that exist, where they are not; wakes. */
 int dsm__uffd_map(int fd, void *at, size_t bytes, size_t page_bytes,
                   bool writable);
+/** dsm__uffd_map_present() - map, writable, what exists of the pages; wakes. */
+int dsm__uffd_map_present(int fd, void *at, size_t bytes, size_t page_bytes);
 /** dsm__uffd_protect() - from now on writing is reported. */
 int dsm__uffd_protect(int fd, void *at, size_t bytes);
 /** dsm__uffd_unprotect() - no more; wakes. */

@@ -58,6 +58,11 @@ enum dsm__notice {
 };
 
 /* What a connection is for. */
+/* Bits of features in HELLO. */
+enum dsm__feature {
+    DSM__FEATURE_CODE = 1 << 0, /* shared memory: dsm_config.code */
+};
+
 enum dsm__channel {
     DSM__CHANNEL_LINK = 0,
     DSM__CHANNEL_PAGES = 1,

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Prints the tables of coherence.c, for those who need the same ones:
+ * Prints the tables of coherence.c and rights.c, for those who need the same
+ * ones:
  *
  *   coherence-tables promela         for model/coherence.pml
  *   coherence-tables markdown        for docs/coherence.md
+ *   coherence-tables rights          for docs/coherence.md, translated code
  *   coherence-tables check FILE      is that what FILE has between its marks?
  */
 #include <stdio.h>
@@ -11,9 +13,7 @@
 #include <string.h>
 
 #include "coherence.h"
-
-#define MARK_BEGIN "<!-- tables: begin -->\n"
-#define MARK_END "<!-- tables: end -->\n"
+#include "rights.h"
 
 static void print_actions(FILE *f, uint16_t actions, const char *const *names,
                           int nr)
@@ -52,6 +52,41 @@ static void markdown(FILE *f)
                         dsm__dir_event_names[e], dsm__dir_names[rule->next]);
                 print_actions(f, rule->actions, dsm__dir_action_names,
                               DSM__NR_DIR_ACTIONS);
+                fprintf(f, " |\n");
+            }
+        }
+    }
+    fprintf(f, "\n");
+}
+
+static void markdown_rights(FILE *f)
+{
+    fprintf(f, "\n| claim | event | next | actions |\n|---|---|---|---|\n");
+    for (int s = 0; s < DSM__NR_CLAIMS; s++) {
+        for (int e = 0; e < DSM__NR_CLAIM_EVENTS; e++) {
+            const struct dsm__claim_rule *rule = &dsm__claim_rules[s][e];
+
+            if (rule->defined) {
+                fprintf(f, "| %s | %s | %s |", dsm__claim_names[s],
+                        dsm__claim_event_names[e],
+                        dsm__claim_names[rule->next]);
+                print_actions(f, rule->actions, dsm__claim_action_names,
+                              DSM__NR_CLAIM_ACTIONS);
+                fprintf(f, " |\n");
+            }
+        }
+    }
+    fprintf(f, "\n| turn | event | next | actions |\n|---|---|---|---|\n");
+    for (int s = 0; s < DSM__NR_TURNS; s++) {
+        for (int e = 0; e < DSM__NR_TURN_EVENTS; e++) {
+            const struct dsm__turn_rule *rule = &dsm__turn_rules[s][e];
+
+            if (rule->defined) {
+                fprintf(f, "| %s | %s | %s |", dsm__turn_names[s],
+                        dsm__turn_event_names[e],
+                        dsm__turn_names[rule->next]);
+                print_actions(f, rule->actions, dsm__turn_action_names,
+                              DSM__NR_TURN_ACTIONS);
                 fprintf(f, " |\n");
             }
         }
@@ -133,26 +168,31 @@ static char *read_file(const char *path)
     return text;
 }
 
-static int check(const char *path)
+/* Return: 0; 1: @path has something else between @mark's marks. */
+static int check(const char *path, void (*print)(FILE *f), const char *mark,
+                 const char *option)
 {
     char *text = read_file(path), *begin, *end, *wanted = NULL;
+    char mark_begin[64], mark_end[64];
     size_t wanted_bytes;
     FILE *f = open_memstream(&wanted, &wanted_bytes);
     int ret = 0;
 
-    markdown(f);
+    print(f);
     fclose(f);
-    begin = strstr(text, MARK_BEGIN);
-    end = strstr(text, MARK_END);
+    snprintf(mark_begin, sizeof(mark_begin), "<!-- %s: begin -->\n", mark);
+    snprintf(mark_end, sizeof(mark_end), "<!-- %s: end -->\n", mark);
+    begin = strstr(text, mark_begin);
+    end = strstr(text, mark_end);
     if (!begin || !end || end < begin) {
         fprintf(stderr, "%s: no marks\n", path);
         ret = 1;
     } else {
-        begin += strlen(MARK_BEGIN);
+        begin += strlen(mark_begin);
         if ((size_t)(end - begin) != wanted_bytes ||
             memcmp(begin, wanted, wanted_bytes) != 0) {
-            fprintf(stderr, "%s: its tables are not those of coherence.c; "
-                    "`coherence-tables markdown` prints them\n", path);
+            fprintf(stderr, "%s: its tables are not those of the code; "
+                    "`coherence-tables %s` prints them\n", path, option);
             ret = 1;
         }
     }
@@ -171,9 +211,14 @@ int main(int argc, char **argv)
         markdown(stdout);
         return 0;
     }
-    if (argc == 3 && strcmp(argv[1], "check") == 0) {
-        return check(argv[2]);
+    if (argc == 2 && strcmp(argv[1], "rights") == 0) {
+        markdown_rights(stdout);
+        return 0;
     }
-    fprintf(stderr, "usage: %s promela | markdown | check FILE\n", argv[0]);
+    if (argc == 3 && strcmp(argv[1], "check") == 0) {
+        return check(argv[2], markdown, "tables", "markdown") |
+               check(argv[2], markdown_rights, "rights", "rights");
+    }
+    fprintf(stderr, "usage: %s promela | markdown | rights | check FILE\n", argv[0]);
     return 2;
 }

@@ -184,6 +184,9 @@ static void tnode_attach(struct tnode *t)
         if (i && i == t->cluster->late_region && i != t->self) {
             continue;
         }
+        if (t->cluster->config.code && i != t->self) {
+            continue; /* it comes with the link */
+        }
 
         t->memory[i] = mmap(NULL, t->cluster->desc[i].ram_bytes,
                             PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -499,6 +502,8 @@ struct dsm__frame hello_of(struct cluster *c, int from, int to,
         .to = to,
         .nr_nodes = c->nr,
         .elf_machine = c->desc[from].elf_machine,
+        .features_offered = c->config.code ? DSM__FEATURE_CODE : 0,
+        .features_required = c->config.code ? DSM__FEATURE_CODE : 0,
         .coherence = c->config.coherence,
         .page_bytes = sysconf(_SC_PAGESIZE),
         .cpus = c->desc[from].cpus,

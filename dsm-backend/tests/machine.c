@@ -2,6 +2,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
@@ -12,11 +14,14 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "machine.h"
+
+#define BARRIER_YIELDS 100
 
 uint64_t machine_now_ns(void)
 {
@@ -61,11 +66,16 @@ static void on_doorbell(void *opaque, uint16_t from, uint64_t bits)
 {
 }
 
+static void machine_attach(struct machine *m, int i);
+
 static void on_peer_state(void *opaque, uint16_t peer,
                           enum dsm_peer_state state, const char *reason)
 {
     struct machine *m = opaque;
 
+    if (m->shared && state == DSM_PEER_UP) {
+        machine_attach(m, peer);
+    }
     snprintf(m->reason[peer], DSM_REASON_BYTES, "%s", reason);
     if (state == DSM_PEER_DOWN) {
         m->down_ns[peer] = machine_now_ns();
@@ -83,6 +93,16 @@ static void on_invalidated(void *opaque, uint16_t owner, uint64_t page,
     struct machine *m = opaque;
 
     m->invalidated[owner] += nr;
+    for (uint64_t i = 0; i < nr && m->on_invalidated; i++) {
+        m->on_invalidated(m, owner, page + i);
+    }
+}
+
+static bool on_executed(void *opaque, uint16_t owner, uint64_t page)
+{
+    struct machine *m = opaque;
+
+    return m->on_executed && m->on_executed(m, owner, page);
 }
 
 static void on_lost(void *opaque, uint16_t owner, uint64_t page, uint64_t nr)
@@ -114,6 +134,37 @@ static void *dispatch(void *opaque)
     return NULL;
 }
 
+/* Aligned so that a huge page could be there. */
+static void *map_region(struct machine *m, int i)
+{
+    uint8_t *at = mmap(NULL, m->region_bytes + HUGE_PAGE, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(at != MAP_FAILED, "%s", strerror(errno));
+    at += -(uintptr_t)at & (HUGE_PAGE - 1);
+    return mmap(at, m->region_bytes, PROT_READ | PROT_WRITE,
+                MAP_SHARED | MAP_FIXED, dsm_region_fd(m->node, i), 0);
+}
+
+static void machine_attach(struct machine *m, int i)
+{
+    struct dsm_region_params params = {
+        .ahead = m->ahead,
+        .opaque = m,
+        .invalidated = on_invalidated,
+        .executed = on_executed,
+        .lost = on_lost,
+        .failed = on_failed,
+    };
+    int ret;
+
+    m->memory[i] = map_region(m, i);
+    CHECK(m->memory[i] != MAP_FAILED, "%s", strerror(errno));
+    params.memory = m->memory[i];
+    ret = dsm_region_attach(m->node, i, &params);
+    CHECK(ret == 0, "%s", strerror(-ret));
+}
+
 void machine_join(struct machine *m, int self)
 {
     static const struct dsm_ops ops = {
@@ -134,20 +185,9 @@ void machine_join(struct machine *m, int self)
     ret = dsm_node_create(&config, &ops, m, &m->node);
     CHECK(ret == 0, "%s", strerror(-ret));
     for (int i = 0; i < m->nr; i++) {
-        struct dsm_region_params params = {
-            .ahead = m->ahead,
-            .opaque = m,
-            .invalidated = on_invalidated,
-            .lost = on_lost,
-            .failed = on_failed,
-        };
-
-        m->memory[i] = mmap(NULL, m->region_bytes, PROT_READ | PROT_WRITE,
-                            MAP_SHARED, dsm_region_fd(m->node, i), 0);
-        CHECK(m->memory[i] != MAP_FAILED, "%s", strerror(errno));
-        params.memory = m->memory[i];
-        ret = dsm_region_attach(m->node, i, &params);
-        CHECK(ret == 0, "%s", strerror(-ret));
+        if (!m->shared || i == self) {
+            machine_attach(m, i);
+        }
     }
     ret = dsm_node_start(m->node);
     CHECK(ret == 0, "%s", strerror(-ret));
@@ -177,20 +217,26 @@ void machine_leave(struct machine *m)
     }
 }
 
+/* Sleeps after a while: it may be the others' processor. */
 void machine_barrier(struct machine *m)
 {
-    uint32_t round = m->board->round;
-    uint64_t end_ns = machine_now_ns() +
-                      MACHINE_PATIENCE_S * UINT64_C(1000000000);
+    const struct timespec patience = { .tv_sec = MACHINE_PATIENCE_S };
+    _Atomic uint32_t *at = &m->board->round;
+    uint32_t round = *at;
 
     if (atomic_fetch_add(&m->board->arrived, 1) + 1 == (uint32_t)m->nr) {
         m->board->arrived = 0;
-        m->board->round++;
+        ++*at;
+        syscall(SYS_futex, at, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
         return;
     }
-    while (m->board->round == round) {
-        CHECK(machine_now_ns() < end_ns, "not all come to the barrier");
+    for (int i = 0; i < BARRIER_YIELDS && *at == round; i++) {
         sched_yield();
+    }
+    while (*at == round) {
+        CHECK(syscall(SYS_futex, at, FUTEX_WAIT, round, &patience, NULL, 0) ==
+                      0 || errno != ETIMEDOUT,
+              "not all come to the barrier");
     }
 }
 
@@ -205,8 +251,8 @@ struct dsm_region_stats machine_stats(struct machine *m, int owner)
 
 /* The parent */
 
-/* A port that was free a moment ago. */
-static int free_port(void)
+/* A free port, until *ret_fd is closed: so that no two nodes get the same. */
+static int free_port(int *ret_fd)
 {
     struct sockaddr_in sa = {
         .sin_family = AF_INET,
@@ -218,7 +264,7 @@ static int free_port(void)
     CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&sa, len) == 0 &&
               getsockname(fd, (struct sockaddr *)&sa, &len) == 0,
           "%s", strerror(errno));
-    close(fd);
+    *ret_fd = fd;
     return ntohs(sa.sin_port);
 }
 
@@ -242,6 +288,7 @@ static struct dsm_key *new_key(const struct machine *m)
 void machine_describe(struct machine *m)
 {
     const char *seed = getenv("DSM_TEST_SEED");
+    int fd[MACHINE_MAX];
 
     m->seed = seed ? strtoull(seed, NULL, 0) : machine_now_ns();
     if (m->name) {
@@ -258,7 +305,7 @@ void machine_describe(struct machine *m)
     for (int i = 0; i < m->nr; i++) {
         if (m->tcp) {
             snprintf(m->address[i], sizeof(m->address[i]), "tcp:127.0.0.1:%d",
-                     free_port());
+                     free_port(&fd[i]));
         } else {
             snprintf(m->address[i], sizeof(m->address[i]), "unix:%s/%d",
                      m->dir, i);
@@ -269,7 +316,12 @@ void machine_describe(struct machine *m)
         m->desc[i].ram_bytes = m->region_bytes;
         m->desc[i].address = m->address[i];
     }
-    m->config.coherence = DSM_COHERENCE_PAGES;
+    for (int i = 0; m->tcp && i < m->nr; i++) {
+        close(fd[i]);
+    }
+    m->config.coherence =
+        m->shared ? DSM_COHERENCE_SHARED : DSM_COHERENCE_PAGES;
+    m->config.code = m->shared;
     m->config.nr_nodes = m->nr;
     m->config.nodes = m->desc;
     if (!m->config.connect_retry_ms) {

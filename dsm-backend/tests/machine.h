@@ -23,6 +23,7 @@
 
 #define MACHINE_MAX 8
 #define PAGE 4096
+#define HUGE_PAGE ((size_t)2 * 1024 * 1024)
 #define MACHINE_PATIENCE_S 60
 
 #define CHECK(condition, ...)                                            \
@@ -47,6 +48,7 @@ struct machine {
     const char *name; /* NULL: says nothing */
     int nr;
     bool tcp, tls; /* tls: by tcp, too */
+    bool shared;   /* one memory, and code in it */
     uint64_t region_bytes;
     bool ahead;
     struct dsm_config config; /* what is not set here */
@@ -63,6 +65,9 @@ struct machine {
     char reason[MACHINE_MAX][DSM_REASON_BYTES];
     _Atomic uint64_t lost_pages[MACHINE_MAX];
     _Atomic uint64_t invalidated[MACHINE_MAX];
+    /* shared: of dsm_region_params; also counted as above */
+    void (*on_invalidated)(struct machine *m, int owner, uint64_t page);
+    bool (*on_executed)(struct machine *m, int owner, uint64_t page);
 
     /* In the parent. */
     pid_t pid[MACHINE_MAX];

@@ -12,9 +12,8 @@
  * Accesses are sequentially consistent for the processor, too, so that what is
  * seen is libdsm's doing.
  *
- * test-litmus [RUNS]: of each test on each transport
+ * test-litmus [RUNS [TEST...]]: of each test, or those named, on each transport
  */
-#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -23,8 +22,11 @@
 #define MAX_THREADS 4
 #define MAX_OPS 4
 #define NR_VARS 4
-#define BATCH 8 /* instances in one round, at different places */
+#define BATCH 32 /* instances in one round, at different places */
 #define MAX_OUTCOMES 256
+#define WORD_SEED 0 /* on the board */
+#define WORD_SEEN 1
+#define WORD_REGS (WORD_SEEN + MAX_OUTCOMES)
 
 struct op {
     bool store;
@@ -34,11 +36,11 @@ struct op {
 struct test {
     const char *name, *text;
     int nr_threads, nr_ops[MAX_THREADS];
+    int vars[NR_VARS], nr_vars; /* that it uses */
     struct op op[MAX_THREADS][MAX_OPS];
     /* All registers and final values that are allowed, packed. */
     uint64_t allowed[MAX_OUTCOMES];
     int nr_allowed;
-    int seen[MAX_OUTCOMES];
 };
 
 static struct test tests[] = {
@@ -72,6 +74,7 @@ static void parse(struct test *t)
     for (; *s; s++) {
         const char *reg = strchr(regs, *s);
         struct op *op;
+        int i;
 
         if (*s == ' ') {
             continue;
@@ -91,6 +94,11 @@ static void parse(struct test *t)
             op->value = s[2] - '0';
         }
         s += 2;
+        for (i = 0; i < t->nr_vars && t->vars[i] != op->var; i++) {
+        }
+        if (i == t->nr_vars) {
+            t->vars[t->nr_vars++] = op->var;
+        }
     }
 }
 
@@ -167,7 +175,7 @@ static uint64_t mix(uint64_t x)
 static _Atomic uint64_t *place(struct machine *m, uint64_t round, int instance,
                                int var)
 {
-    uint64_t how = mix(m->board->words[0] + round);
+    uint64_t how = mix(m->board->words[WORD_SEED] + round);
     int page = how & 1 ? 0 : var;
     int owner = how & 2 ? 0 : var % m->nr;
 
@@ -196,39 +204,42 @@ static void run_instance(struct machine *m, uint64_t round, int instance,
 static void check_instance(struct machine *m, uint64_t round, int instance)
 {
     struct test *t = the_test;
-    int reg[MAX_THREADS][4] = { 0 }, var[NR_VARS], which;
+    int reg[MAX_THREADS][4] = { 0 }, var[NR_VARS] = { 0 }, which;
 
     for (int n = 0; n < t->nr_threads; n++) {
         for (int r = 0; r < 4; r++) {
-            reg[n][r] = m->board->words[100 + (instance * MAX_THREADS + n) * 4 +
-                                        r];
+            reg[n][r] = m->board->words[WORD_REGS +
+                                        (instance * MAX_THREADS + n) * 4 + r];
         }
     }
-    for (int v = 0; v < NR_VARS; v++) {
-        var[v] = *place(m, round, instance, v);
+    for (int i = 0; i < t->nr_vars; i++) {
+        var[t->vars[i]] = *place(m, round, instance, t->vars[i]);
     }
     which = find_outcome(t, pack(reg, var));
     CHECK(which >= 0, "%s: %s: a=%d b=%d | a=%d b=%d | a=%d b=%d | a=%d b=%d; "
           "w=%d x=%d y=%d z=%d, layout %d", t->name, t->text, reg[0][0],
           reg[0][1], reg[1][0], reg[1][1], reg[2][0], reg[2][1], reg[3][0],
           reg[3][1], var[0], var[1], var[2], var[3],
-          (int)(mix(m->board->words[0] + round) & 3));
-    t->seen[which]++;
+          (int)(mix(m->board->words[WORD_SEED] + round) & 3));
+    m->board->words[WORD_SEEN + which]++;
 }
 
 static void run_litmus(struct machine *m)
 {
-    for (uint64_t round = 0; round < runs / BATCH; round++) {
+    const struct test *t = the_test;
+
+    for (uint64_t round = 0; round * BATCH < runs; round++) {
         /* The checker of the last round zeroes; others may look, or not. */
-        if (m->self == 0) {
-            for (int i = 0; i < BATCH * NR_VARS; i++) {
-                *place(m, round, i / NR_VARS, i % NR_VARS) = 0;
+        for (int i = m->self; i < BATCH; i += m->nr) {
+            for (int v = 0; v < t->nr_vars; v++) {
+                *place(m, round, i, t->vars[v]) = 0;
             }
         }
         machine_barrier(m);
         if (machine_random(m) % 2) {
-            for (int i = 0; i < BATCH * NR_VARS; i++) {
-                (void)*place(m, round, i / NR_VARS, i % NR_VARS);
+            for (int i = 0; i < BATCH * t->nr_vars; i++) {
+                (void)*place(m, round, i / t->nr_vars,
+                             t->vars[i % t->nr_vars]);
             }
         }
         machine_barrier(m);
@@ -237,27 +248,43 @@ static void run_litmus(struct machine *m)
 
             run_instance(m, round, i, reg);
             for (int r = 0; r < 4; r++) {
-                m->board->words[100 + (i * MAX_THREADS + m->self) * 4 + r] =
-                    reg[r];
+                m->board->words[WORD_REGS + (i * MAX_THREADS + m->self) * 4 +
+                                r] = reg[r];
             }
         }
         machine_barrier(m);
-        if (m->self == 0) {
-            for (int i = 0; i < BATCH; i++) {
-                check_instance(m, round, i);
-            }
+        for (int i = m->self; i < BATCH; i += m->nr) {
+            check_instance(m, round, i);
         }
-    }
-    if (m->self == 0) {
-        int kinds = 0;
-
-        for (int i = 0; i < the_test->nr_allowed; i++) {
-            kinds += the_test->seen[i] > 0;
-        }
-        printf("%s: %d of %d allowed outcomes\n", the_test->name, kinds,
-               the_test->nr_allowed);
     }
     machine_barrier(m);
+    if (m->self == 0) {
+        uint64_t nr_runs = 0;
+        int kinds = 0;
+
+        for (int i = 0; i < t->nr_allowed; i++) {
+            kinds += m->board->words[WORD_SEEN + i] > 0;
+            nr_runs += m->board->words[WORD_SEEN + i];
+        }
+        printf("%s: %llu runs, %d of %d allowed outcomes:", t->name,
+               (unsigned long long)nr_runs, kinds, t->nr_allowed);
+        for (int i = 0; i < t->nr_allowed; i++) {
+            printf(" %llu", (unsigned long long)m->board->words[WORD_SEEN + i]);
+        }
+        printf("\n");
+    }
+    machine_barrier(m);
+}
+
+/* Whether @test is among the arguments after RUNS, or there are none. */
+static bool is_wanted(const struct test *test, int argc, char **argv)
+{
+    for (int i = 2; i < argc; i++) {
+        if (!strcmp(argv[i], test->name)) {
+            return true;
+        }
+    }
+    return argc <= 2;
 }
 
 int main(int argc, char **argv)
@@ -270,6 +297,9 @@ int main(int argc, char **argv)
         int var[NR_VARS] = { 0 };
         static struct machine m;
 
+        if (!is_wanted(t, argc, argv)) {
+            continue;
+        }
         memset(&m, 0, sizeof(m));
         if (t->nr_threads == 0) {
             parse(t);

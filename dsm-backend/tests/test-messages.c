@@ -997,6 +997,8 @@ static void test_64_nodes(void **state)
 {
     struct cluster *c = cluster_new(DSM_MAX_NODES, WIRE_UNIX);
 
+    /* One thread makes all 4032 ends shake hands, at whatever pace it gets. */
+    c->config.handshake_timeout_ms = 1000000;
     cluster_start(c);
     for (int i = 1; i < DSM_MAX_NODES; i++) {
         assert_int_equal(tnode_send(&c->nodes[0], i, 2, "", 0), 0);
@@ -1004,7 +1006,7 @@ static void test_64_nodes(void **state)
     cluster_settle(c);
     for (int i = 1; i < DSM_MAX_NODES; i++) {
         assert_int_equal(c->nodes[i].taken[0][2], 1);
-        assert_int_equal(c->nodes[i].nr_rejected, 0);
+        assert_string_equal(c->nodes[i].rejected, "");
     }
     cluster_free(c);
 }

@@ -12,6 +12,10 @@
 
 #include "harness.h"
 
+#define RIGHTS(type, right)                                  \
+    (DSM__PAGE_RIGHTS + DSM__NR_RIGHTS * DSM__RIGHTS_##type + \
+     DSM__RIGHT_##right)
+
 struct fake {
     struct cluster *c;
     int self;
@@ -175,6 +179,7 @@ static void test_single(void **state)
           "impossible range" },
         { { .type = DSM__COH_READ, .node = 1 }, "does not use is not 0" },
         { { .type = DSM__PAGE_PING, .page = 1 }, "does not use is not 0" },
+        { { .type = RIGHTS(ASK, WRITE) }, "not a frame of the page protocol" },
     };
 
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
@@ -184,6 +189,67 @@ static void test_single(void **state)
         put_page(&f, cases[i].frame);
         fake_end(&f, cases[i].reason);
     }
+}
+
+/* The same where memory is shared; node 1 gets no further than this. */
+static void test_shared(void **state)
+{
+    static const struct {
+        struct dsm__page_frame frame;
+        const char *reason;
+    } cases[] = {
+        { { .type = DSM__COH_READ },
+          "READ: not a frame of a machine that shares memory" },
+        { { .type = DSM__COH_DATA_S, .count = 1 },
+          "DATA_S: not a frame of a machine that shares memory" },
+        { { .type = RIGHTS(ASK, WRITE), .page = 1000 },
+          "ASK_WRITE: pages that this node does not know" },
+        { { .type = RIGHTS(ASK, EXEC), .region = 1 },
+          "ASK_EXEC: pages that this node does not know" },
+        { { .type = RIGHTS(ASK, EXEC), .stride = 1 }, "does not use is not 0" },
+        { { .type = RIGHTS(MAY, WRITE) },
+          "MAY_WRITE: a message that only the home may send" },
+        { { .type = RIGHTS(MAY, WRITE), .after = 512 }, "impossible range" },
+        { { .type = RIGHTS(STOP, EXEC) },
+          "STOP_EXEC: a message that only the home may send" },
+        { { .type = RIGHTS(STOPPED, WRITE) },
+          "STOPPED_WRITE: an answer without a question" },
+    };
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct fake f = { .c = cluster_new(2, WIRE_UNIX), .self = 1 };
+
+        f.c->config.code = true;
+        cluster_start_node(f.c, 0);
+        connect_channel(&f, &f.pages, 1);
+        put_page(&f, cases[i].frame);
+        cluster_wait(f.c, f.c->nodes[0].downs[1]);
+        if (!strstr(f.c->nodes[0].down_reason[1], cases[i].reason)) {
+            fail_msg("'%s' in place of '%s'", f.c->nodes[0].down_reason[1],
+                     cases[i].reason);
+        }
+        raw_close(&f.pages);
+        cluster_free(f.c);
+    }
+}
+
+/* Either all nodes keep code coherent or none does. */
+static void test_shared_by_one(void **state)
+{
+    struct cluster *c = cluster_new(2, WIRE_UNIX);
+    struct dsm__frame f = hello_of(c, 1, 0, DSM__FRAME_HELLO);
+    struct raw r;
+
+    c->config.code = true;
+    cluster_start_node(c, 0);
+    raw_connect(&r, c, 0);
+    raw_put(&r, &f);
+    raw_expect(&r, c, DSM__FRAME_REJECT, &f);
+    assert_int_equal(f.notice.code, DSM__NOTICE_VERSION);
+    assert_non_null(strstr(c->nodes[0].rejected,
+                           "features 0 offered, node 0 requires 0x1"));
+    raw_close(&r);
+    cluster_free(c);
 }
 
 static void test_bytes(void **state)
@@ -225,6 +291,7 @@ static void test_replay(void **state)
 static void test_asks_twice(void **state)
 {
     struct fake f;
+    uint8_t twice[2 * DSM__PAGE_HEADER_BYTES];
     struct dsm__page_frame read = { .type = DSM__COH_READ, .page = 3 };
 
     /* For what it has. */
@@ -234,12 +301,17 @@ static void test_asks_twice(void **state)
     put_page(&f, read);
     fake_end(&f, "it asks for what it has");
 
-    /* Before it was answered: page 3 is at node 2 then. */
+    /*
+     * Before it was answered: page 3 is at node 2 then, and both come at once, or
+     * the home might have the page, give it and be done before the second.
+     */
     fake_begin(&f);
     f.c->nodes[2].memory[0][3 * 4096] = 1;
     read.type = DSM__COH_WRITE;
-    put_page(&f, read);
-    put_page(&f, read);
+    for (read.seq = 0; read.seq < 2; read.seq++) {
+        dsm__page_encode(twice + read.seq * DSM__PAGE_HEADER_BYTES, &read);
+    }
+    raw_put_bytes(&f.pages, twice, sizeof(twice));
     fake_end(&f, "it asks for a page twice");
 }
 
@@ -416,6 +488,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_single),
+        cmocka_unit_test(test_shared),
+        cmocka_unit_test(test_shared_by_one),
         cmocka_unit_test(test_bytes),
         cmocka_unit_test(test_replay),
         cmocka_unit_test(test_asks_twice),

@@ -10,6 +10,10 @@
 
 #include "machine.h"
 
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 static _Atomic uint64_t *word(struct machine *m, int owner, int page, int i)
 {
     return (_Atomic uint64_t *)(m->memory[owner] + (size_t)page * PAGE) + i;
@@ -134,6 +138,56 @@ static void run_grant(struct machine *m)
     machine_barrier(m);
 }
 
+/* One after the other: the page of node 0 that all of them use. */
+static void in_turn(struct machine *m, uint64_t *count, bool write)
+{
+    for (int turn = 0; turn < m->nr; turn++, *count += write) {
+        if (m->self == turn) {
+            uint64_t is = *word(m, 0, 7, 0);
+
+            CHECK(is == *count, "%llu, not %llu", (unsigned long long)is,
+                  (unsigned long long)*count);
+            if (write) {
+                *word(m, 0, 7, 0) = is + 1;
+            }
+        }
+        machine_barrier(m);
+    }
+}
+
+/* Who had to ask twice, twice, takes the page at once, as long as it writes. */
+static void run_travel(struct machine *m)
+{
+    struct dsm_region_stats st;
+    uint64_t count = 0, faults;
+
+    for (int i = 0; i < 10; i++) {
+        in_turn(m, &count, true);
+    }
+    st = machine_stats(m, 0);
+    /* The home had the page to itself when it began. */
+    CHECK(st.taken == (m->self == 0 ? 7 : 8) && st.taken_unused == 0 &&
+              st.read_faults == (m->self == 0 ? 9 : 10) &&
+              st.write_faults == 2,
+          "taken %llu unused %llu reads %llu writes %llu",
+          (unsigned long long)st.taken, (unsigned long long)st.taken_unused,
+          (unsigned long long)st.read_faults,
+          (unsigned long long)st.write_faults);
+    machine_barrier(m);
+    in_turn(m, &count, false);
+    in_turn(m, &count, false);
+    st = machine_stats(m, 0);
+    CHECK(st.taken_unused == 1, "unused %llu",
+          (unsigned long long)st.taken_unused);
+    faults = st.read_faults;
+    machine_barrier(m);
+    in_turn(m, &count, false);
+    st = machine_stats(m, 0);
+    CHECK(st.read_faults == faults && st.taken_unused == 1, "reads %llu",
+          (unsigned long long)(st.read_faults - faults));
+    machine_barrier(m);
+}
+
 /* Threads that wait for the same page wait together. */
 static struct machine *the_machine;
 
@@ -219,6 +273,86 @@ static void run_first_touch_race(struct machine *m)
     for (int page = 0; page < RACE_PAGES; page++) {
         CHECK(*word(m, 0, page, 0) == (uint64_t)m->nr, "page %d: %llu", page,
               (unsigned long long)*word(m, 0, page, 0));
+    }
+    machine_barrier(m);
+}
+
+/* Bytes of this process's memory from @start on that huge pages map. */
+static size_t huge_bytes(const uint8_t *start, size_t bytes)
+{
+    FILE *f = fopen("/proc/self/smaps", "r");
+    unsigned long from, to, kib;
+    bool within = false;
+    size_t found = 0;
+    char line[256];
+
+    CHECK(f, "%s", strerror(errno));
+    while (fgets(line, sizeof(line), f)) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2) {
+            within = from >= (uintptr_t)start && to <= (uintptr_t)start + bytes;
+        } else if (within &&
+                   sscanf(line, "ShmemPmdMapped: %lu kB", &kib) == 1) {
+            found += kib * 1024;
+        }
+    }
+    fclose(f);
+    return found;
+}
+
+/* Return: bytes that have huge pages now; 0 where the host has none. */
+static size_t make_huge(uint8_t *start, size_t bytes)
+{
+    size_t done = 0;
+
+    for (size_t at = 0; at + HUGE_PAGE <= bytes; at += HUGE_PAGE) {
+        if (madvise(start + at, HUGE_PAGE, MADV_COLLAPSE) == 0) {
+            done += HUGE_PAGE;
+        }
+    }
+    return done;
+}
+
+/*
+ * What the home has as huge pages is shared while it writes there; what is
+ * not shared stays as it is.
+ */
+static void run_huge(struct machine *m)
+{
+    int pages = m->region_bytes / PAGE, half = pages / 2;
+    size_t huge = 0, left;
+
+    if (m->self == 0) {
+        for (int page = 0; page < pages; page++) {
+            *word(m, 0, page, 100) = page;
+        }
+        huge = make_huge(m->memory[0], m->region_bytes);
+        left = huge_bytes(m->memory[0], m->region_bytes);
+        CHECK(left == huge, "%zu of %zu bytes are huge", left, huge);
+        printf("%zu MiB are huge\n", huge >> 20);
+    }
+    machine_barrier(m);
+    for (int round = 0; round < 3; round++) {
+        for (int page = 0; page < half; page += 1 + machine_random(m) % 8) {
+            atomic_fetch_add(word(m, 0, page, 0), 1);
+            atomic_fetch_add(word(m, 0, page, 1 + m->self), 1);
+            CHECK(*word(m, 0, page, 100) == (uint64_t)page, "page %d: %llu",
+                  page, (unsigned long long)*word(m, 0, page, 100));
+        }
+    }
+    machine_barrier(m);
+    for (int page = 0; page < half; page++) {
+        uint64_t sum = 0;
+
+        for (int node = 0; node < m->nr; node++) {
+            sum += *word(m, 0, page, 1 + node);
+        }
+        CHECK(*word(m, 0, page, 0) == sum, "page %d: %llu, not %llu", page,
+              (unsigned long long)*word(m, 0, page, 0),
+              (unsigned long long)sum);
+    }
+    if (m->self == 0 && huge) {
+        left = huge_bytes(m->memory[0], m->region_bytes);
+        CHECK(left == huge / 2, "%zu of %zu bytes are huge", left, huge);
     }
     machine_barrier(m);
 }
@@ -352,12 +486,16 @@ static const struct {
     { "round", run_round, 3, .tcp = true, .pages = 16 },
     { "round", run_round, 3, .tls = true, .pages = 16 },
     { "grant", run_grant, 2, .pages = 16 },
+    { "travel", run_travel, 2, .pages = 16 },
+    { "travel", run_travel, 4, .tcp = true, .ahead = true, .pages = 16 },
     { "coalesce", run_coalesce, 2, .pages = 16 },
     { "kernel", run_kernel, 2, .pages = 16 },
     { "many", run_many, 2, .pages = 1024 },
     { "many", run_many, 4, .ahead = true, .pages = 1024 },
     { "first-touch-race", run_first_touch_race, 2, .pages = 2048 },
     { "first-touch-race", run_first_touch_race, 3, .tcp = true, .pages = 2048 },
+    { "huge", run_huge, 2, .pages = 8192 },
+    { "huge", run_huge, 3, .tcp = true, .pages = 8192 },
     { "pingpong", run_pingpong, 2, .pages = 16 },
     { "pingpong", run_pingpong, 4, .tcp = true, .pages = 16 },
     { "pingpong", run_pingpong, 3, .tls = true, .pages = 16 },

@@ -109,7 +109,15 @@ struct dsm_config {
     uint32_t peer_timeout_ms; /* silence before DOWN, at least two
                                  heartbeats: 30000 */
 
-    /* DSM_COHERENCE_PAGES only. */
+    /*
+     * DSM_COHERENCE_SHARED only, the same on all nodes: nobody writes a page
+     * that another node executes; see dsm_region_execute(). Takes what
+     * dsm_pages_available() looks for. All mappings of regions are to be
+     * attached.
+     */
+    bool code;
+
+    /* With DSM_COHERENCE_PAGES, or code. */
     uint32_t hold_us; /* a page just won is kept for so long: 50 */
     bool no_hold;     /* it is not */
     uint32_t spin_us; /* after an event the protocol thread looks for the next
@@ -272,6 +280,12 @@ struct dsm_region_params {
     void (*invalidated)(void *opaque, uint16_t owner, uint64_t page_idx,
                         uint64_t nr_pages);
     /**
+     * executed() - is there a note of dsm_region_execute() for this page? If it
+     * says no, others may get the right to write before they ask for it. May be
+     * NULL.
+     */
+    bool (*executed)(void *opaque, uint16_t owner, uint64_t page_idx);
+    /**
      * lost() - the data of these pages is lost with a node; an access gets
      * SIGBUS (BUS_MCEERR_AR). All pages: the region's owner is lost. Whoever
      * waits for one of them is about to get the signal. May be NULL.
@@ -288,16 +302,34 @@ struct dsm_region_params {
 /**
  * dsm_region_attach() - keep a mapping of dsm_region_fd(@owner) coherent.
  *
- * The own region: before dsm_node_start(). Another's: at any time; what is
- * accessed before its owner is UP waits for that. From here on an access may
- * wait for other nodes, also one of the kernel, but never for the caller's
- * dsm_node_dispatch() or any lock of the embedder.
+ * The own region: before dsm_node_start(). What nobody shared yet of it is
+ * ordinary memory, which may have huge pages; around a page that is shared they
+ * are switched off (MADV_NOHUGEPAGE), 2 MiB at a time, and must stay off.
+ * Another's: at any time; what is accessed before its owner is UP waits for
+ * that. From here on an access may wait for other nodes, also one of the
+ * kernel, but never for the caller's dsm_node_dispatch() or any lock of the
+ * embedder.
  * Return: 0; -EINVAL the parameters are wrong; -EALREADY it is attached;
- * -EOPNOTSUPP coherence mode is not PAGES; -EHOSTDOWN the owner is lost;
+ * -EOPNOTSUPP coherence mode is not PAGES, nor is code set; -EHOSTDOWN the owner is lost;
  * errors of mmap(2), madvise(2) and UFFDIO_REGISTER.
  */
 int dsm_region_attach(struct dsm_node *node, uint16_t owner,
                       const struct dsm_region_params *params);
+
+/**
+ * dsm_region_execute() - wait until this node may execute a page.
+ *
+ * For embedders that make something of the bytes of a page, translations of
+ * the code there, and of which dsm_config.code is set. The order is: note that
+ * the page is used; call this; read the page. When another node is about to
+ * write to it, invalidated() looks at the note and drops what was made, or has
+ * it dropped before it is used again. The same page need not be asked for again
+ * before that.
+ * Context: any thread, under any lock that invalidated() does not take.
+ * Return: 0; -ENXIO it is not attached or code is not set; -EINVAL page_idx.
+ */
+int dsm_region_execute(struct dsm_node *node, uint16_t owner,
+                       uint64_t page_idx);
 
 /**
  * dsm_region_detach() - stop to watch a mapping of a lost node's region;
@@ -316,6 +348,8 @@ struct dsm_region_stats {
     uint64_t write_faults; /* the same; upgrades of readable pages included */
     uint64_t local_faults; /* that needed no message */
     uint64_t upgrades;     /* permissions to write that came without data */
+    uint64_t taken;        /* pages asked for writing because one read them */
+    uint64_t taken_unused; /* of these: not written until they were given up */
     uint64_t pages_in, pages_out;
     uint64_t invalidations; /* of copies here */
     uint64_t downgrades;    /* from writable to readable */
