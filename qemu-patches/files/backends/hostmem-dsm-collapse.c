@@ -10,7 +10,8 @@
  * Only huge-page-sized chunks of which most pages exist are collapsed, so that
  * memory which the guest never touched is not allocated. They are looked for
  * when the file has grown. The host's kernel keeps other processes' mappings of
- * the same memory right.
+ * the same memory right. Where a page protocol watches pages it refuses
+ * (MADV_NOHUGEPAGE), once for each chunk.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  */
@@ -54,7 +55,7 @@ static size_t collapser_present(const unsigned char *page, size_t pages)
     return n;
 }
 
-/* False: this host cannot do it. */
+/* False: this host does not even tell which pages exist. */
 static bool collapser_round(DsmCollapser *c, unsigned *ret_collapsed)
 {
     const size_t page_bytes = qemu_real_host_page_size();
@@ -85,7 +86,7 @@ static bool collapser_round(DsmCollapser *c, unsigned *ret_collapsed)
                 set_bit(first + i, c->done);
                 collapsed++;
             } else if (errno == EINVAL) {
-                return false;
+                set_bit(first + i, c->done); /* it never will */
             }
             /* Otherwise: in use or no memory just now. */
         }

@@ -23,7 +23,6 @@
 #include "qemu/atomic.h"
 #include "qemu/bitmap.h"
 #include "qemu/error-report.h"
-#include "qemu/madvise.h"
 #include "qemu/main-loop.h"
 #include "qemu/stats64.h"
 #include "exec/memory.h"
@@ -67,7 +66,7 @@ static void dsm_pages_tell_lost(void *opaque)
 }
 
 /* Going on would corrupt memory; the other nodes see this one die. */
-static void dsm_pages_failed(void *opaque, uint16_t owner, const char *reason)
+void dsm_pages_failed(void *opaque, uint16_t owner, const char *reason)
 {
     static const char what[] = "guest memory is not coherent any more: ";
 
@@ -197,7 +196,7 @@ bool dsm_pages_start(const DsmMachine *machine, Error **errp)
     for (i = 0; i < machine->nr_nodes; i++) {
         ram_bytes += ROUND_UP(machine->node[i].ram_bytes, DSM_HUGE_PAGE);
     }
-    dsm_code_enable(ram_bytes);
+    dsm_code_enable(ram_bytes, NULL);
     dsm_lost_enable();
     sigemptyset(&action.sa_mask);
     if (sigaction(SIGBUS, &action, &dsm_pages_next_sigbus) < 0) {
@@ -226,8 +225,6 @@ bool dsm_pages_attach(MemoryRegion *mr, const DsmMachine *machine,
     r->bytes = machine->node[i].ram_bytes;
     r->ram_start = memory_region_get_ram_addr(mr);
     r->replaced = bitmap_new(r->bytes / dsm_pages_page_bytes);
-    /* The protocol knows this memory by its own pages. */
-    qemu_madvise(params.memory, r->bytes, QEMU_MADV_NOHUGEPAGE);
     qatomic_set_mb(&r->start, params.memory);
     ret = dsm_region_attach(node, i, &params);
     if (ret < 0) {
@@ -302,6 +299,8 @@ DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i)
     info->write_faults = st.write_faults;
     info->local_faults = st.local_faults;
     info->upgrades = st.upgrades;
+    info->taken = st.taken;
+    info->taken_unused = st.taken_unused;
     info->pages_received = st.pages_in;
     info->pages_sent = st.pages_out;
     info->invalidations = st.invalidations;

@@ -257,6 +257,7 @@ int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer)
 
     if (ret == 0) {
         dsm_pages_detached(peer);
+        dsm_shared_detached(peer);
         dsm_backend_set_state(m, peer, DSM_PEER_FENCED, "");
     }
     return ret;
@@ -498,6 +499,13 @@ static bool dsm_backend_create_node(HostMemoryBackendDsm *m, Error **errp)
                              why);
             return false;
         }
+    } else if (machine->nr_nodes > 1) {
+        if (dsm_pages_available(&why) < 0) {
+            warn_report("code that other nodes write cannot be executed: %s",
+                        why);
+        } else {
+            config.code = m->machine.code = true;
+        }
     }
     ret = dsm_node_create(&config, &dsm_backend_ops, m, &m->node);
     if (ret < 0) {
@@ -534,8 +542,11 @@ bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
                                           errp)) {
         return false;
     }
-    return machine->coherence == DSM_COHERENCE_MODE_SHARED ||
-           dsm_pages_attach(mr, machine, node, i, errp);
+    if (machine->coherence == DSM_COHERENCE_MODE_SHARED) {
+        return !machine->code ||
+               dsm_shared_attach(mr, machine, node, i, errp);
+    }
+    return dsm_pages_attach(mr, machine, node, i, errp);
 }
 
 static bool dsm_backend_init_memory(HostMemoryBackendDsm *m, Error **errp)
@@ -588,8 +599,13 @@ static bool dsm_backend_setup(HostMemoryBackendDsm *m, Error **errp)
         !dsm_backend_load_key(m, errp) ||
         !dsm_backend_create_node(m, errp) ||
         (m->coherence == DSM_COHERENCE_MODE_DSM &&
-         !dsm_pages_start(&m->machine, errp)) ||
-        !dsm_backend_init_memory(m, errp)) {
+         !dsm_pages_start(&m->machine, errp))) {
+        return false;
+    }
+    if (m->machine.code) {
+        dsm_shared_start(&m->machine, m->node);
+    }
+    if (!dsm_backend_init_memory(m, errp)) {
         return false;
     }
 
@@ -635,11 +651,9 @@ static bool dsm_backend_memory_alloc(HostMemoryBackend *backend, Error **errp)
         dsm_instance = m;
     }
     qatomic_set(&dsm_is_active, true);
-    if (m->coherence == DSM_COHERENCE_MODE_SHARED) {
-        m->collapser = dsm_collapser_start(
-            memory_region_get_fd(&backend->mr),
-            memory_region_get_ram_ptr(&backend->mr), backend->size);
-    }
+    m->collapser = dsm_collapser_start(
+        memory_region_get_fd(&backend->mr),
+        memory_region_get_ram_ptr(&backend->mr), backend->size);
     m->exit_notifier.notify = dsm_backend_exit;
     qemu_add_exit_notifier(&m->exit_notifier);
     return true;
@@ -682,7 +696,8 @@ static DsmNodeInfo *dsm_query_node(HostMemoryBackendDsm *m, uint16_t i)
     info->size = desc->ram_bytes;
     info->address = g_strdup(desc->address);
     info->state = m->state[i];
-    info->region = dsm_pages_query(m->node, i);
+    info->region = m->coherence == DSM_COHERENCE_MODE_DSM
+                   ? dsm_pages_query(m->node, i) : NULL;
 
     if (i != m->machine.self && dsm_link_stats(m->node, i, &st) == 0) {
         for (k = 0; k < DSM_NR_CLASSES; k++) {

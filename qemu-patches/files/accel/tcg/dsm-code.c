@@ -17,7 +17,9 @@
  *      inaccessible before its mark is looked at. So either the reader waits
  *      for the new bytes, or the mark is seen. It is marked under its lock,
  *      which is kept until the translation can be found, and which the drain
- *      takes: what was noted after the mark finds the translation.
+ *      takes: what was noted after the mark finds the translation. Where the
+ *      memory is shared and stays accessible, who marks waits in execute()
+ *      until nobody else may write; "not accessible" reads "not executable".
  *   C2 When dsm_code_lost() has returned, each vCPU finishes the translation
  *      that it is in, and starts another one only after the drain. So no
  *      translation of old bytes starts after the page was given up, that is,
@@ -51,6 +53,7 @@ bool dsm_code_pending;
 
 static struct {
     unsigned long *mark;    /* a bit per page; NULL: not in use */
+    void (*execute)(ram_addr_t start, size_t bytes);
     size_t pages;
     unsigned long *lost;    /* a bit per page, to be dropped */
     size_t first_lost;      /* no bit is set outside of these; under lock */
@@ -59,9 +62,11 @@ static struct {
     QemuMutex drain_lock;
 } dsm_code;
 
-void dsm_code_enable(ram_addr_t ram_bytes)
+void dsm_code_enable(ram_addr_t ram_bytes,
+                     void (*execute)(ram_addr_t start, size_t bytes))
 {
     assert(!dsm_code.mark);
+    dsm_code.execute = execute;
     dsm_code.pages = DIV_ROUND_UP(ram_bytes, PAGE_BYTES);
     dsm_code.lost = bitmap_new(dsm_code.pages);
     dsm_code.first_lost = dsm_code.pages;
@@ -83,6 +88,18 @@ void dsm_code_mark(ram_addr_t addr)
         set_bit_atomic(page, mark);
     }
     smp_mb(); /* C1 */
+    if (dsm_code.execute) {
+        dsm_code.execute(addr & -(ram_addr_t)PAGE_BYTES,
+                         MAX(TARGET_PAGE_SIZE, PAGE_BYTES));
+    }
+}
+
+bool dsm_code_is_marked(ram_addr_t addr)
+{
+    size_t page = addr >> PAGE_BITS;
+
+    return page < dsm_code.pages &&
+           (qatomic_read(dsm_code.mark + BIT_WORD(page)) & BIT_MASK(page));
 }
 
 void dsm_code_lost(ram_addr_t start, size_t bytes)

@@ -1023,6 +1023,9 @@ static uint64_t virtio_fabric_get_features(VirtIODevice *vdev,
     if (VIRTIO_FABRIC(vdev)->echo_vq) {
         virtio_add_feature(&features, VIRTIO_FABRIC_F_ECHO);
     }
+    if (VIRTIO_FABRIC(vdev)->machine->code) {
+        virtio_add_feature(&features, VIRTIO_FABRIC_F_CODE);
+    }
     return features;
 }
 
@@ -1124,8 +1127,9 @@ static void virtio_fabric_device_unrealize(DeviceState *dev)
     virtio_fabric_drop_tx(s);
     for (i = 0; i < s->machine->nr_nodes; i++) {
         if (s->peer[i].window) {
-            if (s->machine->coherence != DSM_COHERENCE_MODE_SHARED) {
-                /* The page protocol goes on: for it the memory stays. */
+            if (s->machine->coherence != DSM_COHERENCE_MODE_SHARED ||
+                s->machine->code) {
+                /* libdsm's thread goes on: for it the memory stays. */
                 object_ref(OBJECT(s->peer[i].window));
             }
             virtio_fabric_unmap_window(s, i);

@@ -52,14 +52,20 @@ void dsm_idle_kick(CPUState *cpu);
 /**
  * dsm_code_enable() - other nodes may write to code that this one executes.
  * @ram_bytes: dsm_code_lost() will be told of nothing beyond
+ * @execute: called before such pages are read, when they are marked; may wait
+ * for other nodes. May be NULL.
  *
  * Context: once, before the first vCPU exists.
  */
-void dsm_code_enable(ram_addr_t ram_bytes);
+void dsm_code_enable(ram_addr_t ram_bytes,
+                     void (*execute)(ram_addr_t start, size_t bytes));
+
+/* Does this node have translations of the page at @addr? Any thread. */
+bool dsm_code_is_marked(ram_addr_t addr);
 
 /**
- * dsm_code_lost() - this node cannot access these pages any more and is about
- * to say so; no translation of them is started after this has returned.
+ * dsm_code_lost() - this node cannot access, or not execute, these pages any
+ * more and is about to say so; no translation of them is started after this has returned.
  * @start: as of the RAM block; a multiple of the page size
  *
  * Context: any thread; takes only a leaf lock and does not wait for vCPUs.

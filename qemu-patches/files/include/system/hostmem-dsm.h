@@ -41,6 +41,7 @@ typedef struct DsmMachine {
     uint16_t self;
     uint16_t nr_nodes;
     bool prefetch;
+    bool code;                  /* shared: code that others write is right */
     struct dsm_node_desc node[DSM_MAX_NODES];
 } DsmMachine;
 
@@ -76,7 +77,8 @@ int memory_backend_dsm_fence(HostMemoryBackendDsm *m, uint16_t peer);
  * the way that the machine has.
  * @ram_flags: in addition to RAM_SHARED
  *
- * With a page protocol @mr must exist until the node is fenced.
+ * With a page protocol, or @machine->code, @mr must exist until the node is
+ * fenced.
  */
 bool dsm_region_init_ram(MemoryRegion *mr, Object *owner, const char *name,
                          const DsmMachine *machine, struct dsm_node *node,
@@ -97,6 +99,14 @@ bool dsm_pages_attach(MemoryRegion *mr, const DsmMachine *machine,
 void dsm_pages_detached(uint16_t i);
 DsmRegionInfo *dsm_pages_query(struct dsm_node *node, uint16_t i);
 uint64_t dsm_pages_zeroed_pages(void);
+/* For the failed() of a region. Does not return. */
+void dsm_pages_failed(void *opaque, uint16_t owner, const char *reason);
+
+/* The same of coherence=shared where machine->code is set. */
+void dsm_shared_start(const DsmMachine *machine, struct dsm_node *node);
+bool dsm_shared_attach(MemoryRegion *mr, const DsmMachine *machine,
+                       struct dsm_node *node, uint16_t i, Error **errp);
+void dsm_shared_detached(uint16_t i);
 
 /*
  * Backs the memory, @fd's, with huge pages in the background, as the guest uses
