@@ -842,6 +842,8 @@ static int fabric_read_config(struct virtio_device *vdev,
 			&m->nr_extents);
 	virtio_cread_le(vdev, struct virtio_fabric_config, coherence,
 			&m->coherence);
+	m->code = m->coherence ||
+		  virtio_has_feature(vdev, VIRTIO_FABRIC_F_CODE);
 	virtio_cread_bytes(vdev,
 			   offsetof(struct virtio_fabric_config, machine_uuid),
 			   m->uuid, sizeof(m->uuid));
@@ -1065,6 +1067,7 @@ static const struct virtio_device_id fabric_id_table[] = {
 
 static const unsigned int fabric_features[] = {
 	VIRTIO_FABRIC_F_ECHO,
+	VIRTIO_FABRIC_F_CODE,
 };
 
 static struct virtio_driver fabric_driver = {

@@ -126,6 +126,7 @@ struct chimera_machine {
 	u16 nr_nodes;
 	u16 nr_extents;
 	u32 coherence;
+	bool code;		/* that other nodes write can be executed */
 	u8 uuid[16];
 	u64 boot_id;
 	struct chimera_extent extent[VIRTIO_FABRIC_MAX_EXTENTS];

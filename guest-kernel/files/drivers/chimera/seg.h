@@ -77,13 +77,10 @@ struct seg_home {
 	struct rcu_head rcu;
 };
 
-/*
- * Code that another node writes must not be executed from an old translation:
- * the page protocol sees to that, shared memory does not.
- */
+/* Code that another node writes must not be executed from an old translation. */
 static inline bool seg_may_exec(void)
 {
-	return chimera->coherence;
+	return chimera->code;
 }
 
 /* seg.c */

@@ -29,6 +29,15 @@ static ssize_t coherence_show(struct device *dev,
 }
 static DEVICE_ATTR_RO(coherence);
 
+/* Can segments be mapped executable, whoever writes the code? */
+static ssize_t executable_segments_show(struct device *dev,
+					struct device_attribute *attr,
+					char *buf)
+{
+	return sysfs_emit(buf, "%d\n", chimera->code);
+}
+static DEVICE_ATTR_RO(executable_segments);
+
 static ssize_t machine_uuid_show(struct device *dev,
 				 struct device_attribute *attr, char *buf)
 {
@@ -55,6 +64,7 @@ static DEVICE_ATTR_RO(ram_extents);
 static struct attribute *root_attrs[] = {
 	&dev_attr_self.attr,
 	&dev_attr_coherence.attr,
+	&dev_attr_executable_segments.attr,
 	&dev_attr_machine_uuid.attr,
 	&dev_attr_ram_extents.attr,
 	NULL

@@ -36,6 +36,12 @@
 #define VIRTIO_FABRIC_F_ECHO		0
 
 /*
+ * Feature: coherence is shared, and code that another node writes can be
+ * executed. With the page protocol it can without this.
+ */
+#define VIRTIO_FABRIC_F_CODE		1
+
+/*
  * The one shared-memory region holds the windows on all peers' RAM; the window
  * on a node is at node[].window_offset in it. (One region per peer would need
  * a 24-byte PCI capability each, and 256 bytes of configuration space have

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Guest of QEMU's TCG: paravirtual TLB shootdown
+ * Guest of QEMU's TCG: paravirtual TLB shootdown, and clocks whose frequency
+ * need not be measured
  *
  * A write to MSR_TCG_TLB_FLUSH flushes all CPUs, whatever address space they
  * use and whether they are lazy or halted, before the next instruction. It
@@ -24,12 +25,14 @@
 #include <linux/percpu.h>
 #include <linux/smp.h>
 
+#include <asm/apic.h>
 #include <asm/cpuid.h>
 #include <asm/msr.h>
 #include <asm/paravirt.h>
 #include <asm/tcg_guest.h>
 #include <asm/tlb.h>
 #include <asm/tlbflush.h>
+#include <asm/x86_init.h>
 #include <uapi/asm/tcg_para.h>
 
 #include <trace/events/tlb.h>
@@ -95,6 +98,32 @@ static u32 __init tcg_detect(void)
 	return hypervisor_cpuid_base("TCGTCGTCGTCG", 1);
 }
 
+static unsigned long tcg_tsc_khz(void)
+{
+	return cpuid_ebx(TCG_CPUID_FEATURES);
+}
+
+/*
+ * Measuring takes moments of one clock and of another for the same, which they
+ * are not if the host takes the vCPU's processor away in between: the guest's
+ * time then passes many times too fast or too slowly.
+ */
+static void __init tcg_init_platform(void)
+{
+	u32 eax, tsc_khz, apic_khz, edx;
+
+	cpuid(TCG_CPUID_FEATURES, &eax, &tsc_khz, &apic_khz, &edx);
+	if (!(eax & TCG_FEATURE_CLOCKS))
+		return;
+
+	x86_platform.calibrate_tsc = tcg_tsc_khz;
+	x86_platform.calibrate_cpu = tcg_tsc_khz;
+	setup_force_cpu_cap(X86_FEATURE_TSC_KNOWN_FREQ);
+	setup_force_cpu_cap(X86_FEATURE_TSC_RELIABLE);
+	lapic_timer_period = apic_khz * 1000 / HZ;
+	pr_info("TSC has %u kHz, APIC timers %u kHz\n", tsc_khz, apic_khz);
+}
+
 /* Before calls through pv_ops are patched to direct ones */
 static void __init tcg_guest_late_init(void)
 {
@@ -115,5 +144,6 @@ const __initconst struct hypervisor_x86 x86_hyper_tcg = {
 	.name			= "TCG",
 	.detect			= tcg_detect,
 	.type			= X86_HYPER_NATIVE,
+	.init.init_platform	= tcg_init_platform,
 	.init.guest_late_init	= tcg_guest_late_init,
 };

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ((GPL-2.0-or-later WITH Linux-syscall-note) OR BSD-3-Clause) */
 /*
  * What QEMU's TCG offers an x86 guest beyond the hardware it emulates. One
- * text for QEMU and the guest kernel; described in docs/tlb-shootdown.md.
+ * text for QEMU and the guest kernel; described in docs/tlb-shootdown.md and,
+ * the clocks, in docs/qemu.md.
  */
 #ifndef _ASM_X86_TCG_PARA_H
 #define _ASM_X86_TCG_PARA_H
@@ -11,6 +12,11 @@
 /* EAX: features */
 #define TCG_CPUID_FEATURES		0x40000001
 #define TCG_FEATURE_TLB_FLUSH		(1 << 0)
+/*
+ * EBX is the frequency of the TSC, which is the same on all vCPUs, ECX that of
+ * the clock that the local APICs' timers divide; both in kHz.
+ */
+#define TCG_FEATURE_CLOCKS		(1 << 1)
 
 /*
  * Write only, exists if TCG_FEATURE_TLB_FLUSH is set: flush translations of
