@@ -249,12 +249,12 @@ static int courier_request(const struct qemu_spec *spec, GError **error)
 }
 
 pid_t courier_start(const struct qemu_spec *spec,
-                    const int fds[QEMU_FD_END - QEMU_FD_QMP],
+                    const int fds[QEMU_FD_END - QEMU_FD_QMP], int key_id_fd,
                     const char *log_path, GError **error)
 {
     g_auto(GStrv) argv = courier_argv();
     int request = courier_request(spec, error);
-    int source[NR_STREAMS + 1], target[NR_STREAMS + 1];
+    int source[NR_STREAMS + 2], target[NR_STREAMS + 2];
     pid_t pid;
 
     if (request < 0) {
@@ -266,7 +266,9 @@ pid_t courier_start(const struct qemu_spec *spec,
     }
     source[NR_STREAMS] = request;
     target[NR_STREAMS] = QEMU_FD_REQUEST;
-    pid = child_start(argv, source, target, NR_STREAMS + 1, NULL, log_path,
+    source[NR_STREAMS + 1] = key_id_fd;
+    target[NR_STREAMS + 1] = QEMU_FD_KEY_ID;
+    pid = child_start(argv, source, target, NR_STREAMS + 2, NULL, log_path,
                       error);
     close(request);
     return pid;
@@ -340,6 +342,8 @@ static void near_frame(struct courier *c, const struct agent_frame *f,
     } else if (f->type == COURIER_ERROR) {
         text = g_strndup((const char *)payload, f->len);
         fail(c, "%s", text);
+    } else if (f->type == COURIER_KEY_ID && f->len == PREFLIGHT_KEY_ID_BYTES) {
+        write_all(QEMU_FD_KEY_ID, payload, f->len);
     } else if (f->type == COURIER_EXIT && f->len == 8) {
         c->exited = true;
         c->exit_kind = frame_u32(payload);
@@ -735,6 +739,7 @@ int courier_near(void)
         fcntl(c.stream[i].fd, F_SETFD, FD_CLOEXEC);
         set_nonblocking(c.stream[i].fd);
     }
+    fcntl(QEMU_FD_KEY_ID, F_SETFD, FD_CLOEXEC);
     c.hello_by_us = g_get_monotonic_time() + HELLO_S * G_USEC_PER_SEC;
     if (near_spawn(&c, argv)) {
         near_relay(&c);
@@ -782,6 +787,7 @@ static pid_t far_start_qemu(struct courier *c, GError **error)
 {
     g_autoptr(JsonParser) parser = json_parser_new();
     g_autoptr(MachineConfig) config = NULL;
+    g_autofree char *key_id = NULL;
     struct qemu_spec spec = { 0 };
     int far[QEMU_FD_END - QEMU_FD_QMP], pair[2];
     JsonObject *o;
@@ -805,6 +811,10 @@ static pid_t far_start_qemu(struct courier *c, GError **error)
     }
     spec.config = config;
     spec.machine_uuid = string_of(o, "uuid");
+    key_id = preflight_key_id(config, spec.machine_uuid);
+    if (key_id) {
+        put_text(c, COURIER_KEY_ID, key_id);
+    }
     for (unsigned i = 0; i < G_N_ELEMENTS(far); i++) {
         far[i] = -1;
     }

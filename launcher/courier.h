@@ -20,7 +20,7 @@
 #include "qemu.h"
 
 #define COURIER_MAGIC 0x52434843u /* "CHCR" */
-#define COURIER_VERSION 1
+#define COURIER_VERSION 2
 
 enum courier_type {
     COURIER_HELLO = 1, /* far, first: u32 version, text: chimera's, "\n",
@@ -30,11 +30,15 @@ enum courier_type {
     COURIER_DATA = 4, /* both; len 0: end of that stream */
     COURIER_EXIT = 5, /* far: u32 kind (0 exited, 1 killed), u32 value; last */
     COURIER_ALIVE = 6, /* both, when nothing else was sent for a while */
+    COURIER_KEY_ID = 7, /* far, once, if there is a key: preflight_key_id() */
 };
 
-/* As qemu_start(), for a node that has a host: starts near. */
+/*
+ * As qemu_start(), for a node that has a host: starts near. To @key_id_fd it
+ * writes what its host says of the key.
+ */
 pid_t courier_start(const struct qemu_spec *spec,
-                    const int fds[QEMU_FD_END - QEMU_FD_QMP],
+                    const int fds[QEMU_FD_END - QEMU_FD_QMP], int key_id_fd,
                     const char *log_path, GError **error);
 
 /* The mains of both, commands that people have no use for. */

@@ -97,6 +97,7 @@ static void node_disconnect(struct node *n)
     g_clear_pointer(&n->qmp, qmp_free);
     g_clear_pointer(&n->agent, agent_free);
     g_clear_pointer(&n->console, conn_free);
+    g_clear_pointer(&n->key_ids, conn_free);
 }
 
 /* What stood between us and its QEMU says itself what became of it. */
@@ -114,6 +115,9 @@ static char *courier_reason(const struct node *n)
 
 static char *exit_reason(const struct node *n, const siginfo_t *info)
 {
+    if (n->given_up && info->si_code == CLD_KILLED) {
+        return g_strdup_printf("%s; so it was killed", n->given_up);
+    }
     if (n->config->host && info->si_code == CLD_EXITED &&
         info->si_status == EXIT_LAUNCHER) {
         return courier_reason(n);
@@ -238,8 +242,25 @@ static const char *member(JsonObject *data, const char *name)
 }
 
 /*
+ * A node whose QEMU runs, but another one has not heard of it for too long: it
+ * was stopped, or hung, and does not know that it was lost. In memory that all
+ * share it would write, when it goes on, to pages that the others have taken
+ * back by then.
+ */
+static void end_silent(struct node *n)
+{
+    if (n->machine->config->coherence != COHERENCE_SHARED || n->given_up) {
+        return;
+    }
+    n->given_up = g_strdup(n->reason);
+    machine_log(n->machine, "node %s: killed, because %s", n->config->name,
+                n->reason);
+    syscall(SYS_pidfd_send_signal, n->pidfd, SIGKILL, NULL, 0);
+}
+
+/*
  * Node @n says about another one that it is no longer there. Its QEMU may
- * still run (stopped, or cut off): that is worth showing.
+ * still run: that is worth showing.
  */
 static void on_peer_state(struct node *n, JsonObject *data)
 {
@@ -255,12 +276,15 @@ static void on_peer_state(struct node *n, JsonObject *data)
     peer = &m->nodes[index];
     machine_log(m, "node %s: node %s is %s %s", n->config->name,
                 peer->config->name, state, member(data, "reason"));
-    if (peer->state != NODE_DOWN && peer != n &&
+    if (peer->state != NODE_DOWN && peer != n && !n->given_up &&
         (!strcmp(state, "down") || !strcmp(state, "fenced"))) {
         g_free(peer->reason);
         peer->reason =
             g_strdup_printf("node %s says it is %s: %s", n->config->name, state,
                             member(data, "reason"));
+        if (strstr(member(data, "reason"), "silent for ")) {
+            end_silent(peer);
+        }
     }
 }
 
@@ -449,6 +473,68 @@ static const struct conn_ops node_console_ops = {
     .closed = on_console_closed,
 };
 
+/* ---- the key of its host ---- */
+
+static char *key_place(const struct node *n)
+{
+    return n->config->host ? g_strdup_printf("host %s", n->config->host)
+                           : g_strdup("this host");
+}
+
+/*
+ * Nodes with different keys would refuse each other until boot-timeout: that
+ * of a node that answers can be a stranger's, so they cannot know. Here the
+ * hosts themselves have said which keys they have.
+ */
+static void node_has_key(struct node *n, char *key_id)
+{
+    struct machine *m = n->machine;
+
+    g_free(n->key_id);
+    n->key_id = key_id;
+    for (unsigned i = 0; key_id && i < m->nr_nodes; i++) {
+        struct node *other = &m->nodes[i];
+
+        if (other->key_id && strcmp(other->key_id, key_id) != 0) {
+            g_autofree char *where = config_where(m->config, NULL, "key");
+            g_autofree char *here = key_place(n), *there = key_place(other);
+
+            boot_failed(m, g_strdup_printf(
+                               "%s: nodes %s and %s have different keys: %s is "
+                               "not the same on %s as on %s; copy one to the "
+                               "other",
+                               where, other->config->name, n->config->name,
+                               m->config->key, there, here));
+            return;
+        }
+    }
+}
+
+static gsize on_key_id_input(struct conn *conn, const uint8_t *data, gsize len,
+                             void *opaque)
+{
+    if (len < PREFLIGHT_KEY_ID_BYTES) {
+        return 0;
+    }
+    node_has_key(opaque,
+                 g_strndup((const char *)data, PREFLIGHT_KEY_ID_BYTES));
+    return PREFLIGHT_KEY_ID_BYTES;
+}
+
+static void on_key_id_closed(struct conn *conn, const GError *error,
+                             void *opaque)
+{
+    struct node *n = opaque;
+
+    conn_free(conn);
+    n->key_ids = NULL;
+}
+
+static const struct conn_ops node_key_id_ops = {
+    .input = on_key_id_input,
+    .closed = on_key_id_closed,
+};
+
 /* ---- start ---- */
 
 static bool make_pair(int pair[2], GError **error)
@@ -493,18 +579,21 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
     };
     g_autofree char *log = node_file(n, "qemu");
     int qmp[2] = { -1, -1 }, agent[2] = { -1, -1 }, console[2] = { -1, -1 };
+    int key_ids[2] = { -1, -1 };
     bool ok = false;
 
     if (!log_open(n, error) || !make_pair(qmp, error) ||
-        !make_pair(agent, error) || !make_pair(console, error)) {
+        !make_pair(agent, error) || !make_pair(console, error) ||
+        !make_pair(key_ids, error)) {
         goto out;
     }
     const int fds[QEMU_FD_END - QEMU_FD_QMP] = { qmp[1], agent[1], console[1],
                                                  echo_kick, echo_call };
 
     n->start_us = g_get_monotonic_time();
-    n->pid = n->config->host ? courier_start(&spec, fds, log, error)
-                             : qemu_start(&spec, fds, log, error);
+    n->pid = n->config->host
+                 ? courier_start(&spec, fds, key_ids[1], log, error)
+                 : qemu_start(&spec, fds, log, error);
     if (n->pid < 0) {
         goto out;
     }
@@ -518,6 +607,13 @@ static bool node_start(struct node *n, int echo_kick, int echo_call,
     n->agent = agent_new(g_steal_fd(&agent[0]), &node_agent_ops, n);
     n->console =
         conn_new(g_steal_fd(&console[0]), 1 << 20, &node_console_ops, n);
+    if (n->config->host) {
+        n->key_ids =
+            conn_new(g_steal_fd(&key_ids[0]), PREFLIGHT_KEY_ID_BYTES,
+                     &node_key_id_ops, n);
+    } else {
+        node_has_key(n, preflight_key_id(m->config, m->uuid));
+    }
     machine_log(m, "node %s: %s is process %d", n->config->name,
                 n->config->host ? "the way to its host" : "QEMU", (int)n->pid);
     m->on_progress(m, n, "starting");
@@ -527,6 +623,7 @@ out:
         close_fd(&qmp[i]);
         close_fd(&agent[i]);
         close_fd(&console[i]);
+        close_fd(&key_ids[i]);
     }
     if (!ok) {
         g_prefix_error(error, "node %s: ", n->config->name);
@@ -717,6 +814,8 @@ void machine_clear(struct machine *m)
         g_free(n->reason);
         g_free(n->system);
         g_free(n->shutdown);
+        g_free(n->given_up);
+        g_free(n->key_id);
     }
     g_free(m->nodes);
     g_free(m->uuid);

@@ -33,6 +33,7 @@ struct node {
     char *reason; /* of DOWN, or what peers say about it; "" */
     char *system; /* uname -srm of its kernel; NULL until known */
     char *shutdown; /* why QEMU said it would end; NULL */
+    char *given_up; /* which node gave it up, and why; then we end it; NULL */
     pid_t pid;
     int pidfd;
     guint pid_source;
@@ -40,6 +41,8 @@ struct node {
     struct agent *agent;
     guint agent_timer; /* its connection ended, QEMU should follow */
     struct conn *console;
+    struct conn *key_ids; /* says key_id, of a node on another host */
+    char *key_id; /* preflight_key_id() there; NULL: no key, or not known */
     int log_fd; /* console-N.log, -1: it cannot be written */
     uint64_t log_bytes;
     bool whole; /* its guest sees all nodes */

@@ -274,6 +274,22 @@ static void check_key(struct check *c)
     dsm_key_free(key);
 }
 
+/* The digits of the key, which check_key() has approved, key an HMAC. */
+char *preflight_key_id(const struct machine_config *config,
+                       const char *machine_uuid)
+{
+    g_autofree char *text = NULL, *digits = NULL;
+    const char *colon;
+
+    if (!config->key || !g_file_get_contents(config->key, &text, NULL, NULL)) {
+        return NULL;
+    }
+    colon = strrchr(g_strchomp(text), ':');
+    digits = g_ascii_strdown(colon ? colon + 1 : text, -1);
+    return g_compute_hmac_for_string(G_CHECKSUM_SHA256, (const guchar *)digits,
+                                     strlen(digits), machine_uuid, -1);
+}
+
 /* Of the nodes that this host starts. */
 static uint64_t memory_needed(const struct machine_config *config)
 {

@@ -25,6 +25,15 @@ bool preflight(const struct machine_config *config,
 bool preflight_far(const struct machine_config *config, unsigned self,
                    enum accel *ret_accel, GError **error);
 
+/*
+ * What tells whether two hosts have the same key and says nothing about it:
+ * text of PREFLIGHT_KEY_ID_BYTES, another one for each machine. NULL: there is
+ * no key, or it can no longer be read.
+ */
+#define PREFLIGHT_KEY_ID_BYTES 64
+char *preflight_key_id(const struct machine_config *config,
+                       const char *machine_uuid);
+
 void accel_choices_free(struct accel_choice *choices, unsigned n);
 
 /* PREFIX/bin/qemu-system-ISA */

@@ -119,11 +119,13 @@ static void add_machine(GPtrArray *argv, const struct qemu_spec *spec)
     if (!cpu) {
         cpu = spec->accel == ACCEL_KVM ? "host" : "max";
     }
-    add(argv, "-cpu", "%s%s", cpu,
-        spec->accel == ACCEL_TCG &&
-                n->tlb_shootdown == TLB_SHOOTDOWN_PARAVIRT
-            ? ",tcg-tlb-flush=on"
-            : "");
+    if (n->isa == ISA_X86_64 && spec->accel == ACCEL_TCG) {
+        add(argv, "-cpu", "%s,tcg-clocks=on%s", cpu,
+            n->tlb_shootdown == TLB_SHOOTDOWN_PARAVIRT ? ",tcg-tlb-flush=on"
+                                                       : "");
+    } else {
+        add(argv, "-cpu", "%s", cpu);
+    }
     add(argv, "-smp", "%u", n->cpus);
     add(argv, "-m", "%" PRIu64 "M", n->memory_bytes >> 20);
 }

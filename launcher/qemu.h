@@ -18,7 +18,8 @@ enum {
     QEMU_FD_CONSOLE,
     QEMU_FD_ECHO_KICK, /* only with an echo peer */
     QEMU_FD_ECHO_CALL,
-    QEMU_FD_REQUEST, /* of courier.h, in the place of a QEMU */
+    QEMU_FD_REQUEST, /* of courier.h, in the place of a QEMU; this, too: */
+    QEMU_FD_KEY_ID,
     QEMU_FD_END
 };
 
