@@ -5,11 +5,13 @@
 
 BUILD is where ./bootstrap put its results. Exits with 77 (skipped) when there
 are no images. With CHIMERA_COHERENCE=dsm in the environment all machines use
-the page protocol; with CHIMERA_KERNEL=debug all nodes have the kernels that
+the page protocol, with CHIMERA_LINKS=tcp besides by TCP; with
+CHIMERA_KERNEL=debug all nodes have the kernels that
 ./bootstrap build kernel:debug makes. The logs of every machine (consoles,
 QEMUs) stay in BUILD/log/boot/TEST.
 """
 
+import contextlib
 import ctypes
 import glob
 import json
@@ -32,6 +34,7 @@ CHIMERA = ""
 GUEST = ""
 X86_ARM = ""
 COHERENCE = os.environ.get("CHIMERA_COHERENCE", "shared")
+LINKS = os.environ.get("CHIMERA_LINKS", "unix")
 KERNEL = os.environ.get("CHIMERA_KERNEL", "")
 BOOT_S = 600 if KERNEL else 120
 COMPLAINT = re.compile(
@@ -49,14 +52,29 @@ def kernel_line(isa):
             else "")
 
 
+def with_tcp(text):
+    """The machine file TEXT, in which all nodes listen at ports of their own."""
+    with contextlib.ExitStack() as taken:
+        def listen(section):
+            s = taken.enter_context(socket.socket())
+            s.bind(("127.0.0.1", 0))
+            return (f"{section.group()}\n"
+                    f"address=tcp:127.0.0.1:{s.getsockname()[1]}")
+
+        return re.sub(r"(?m)^\[node .*\]$", listen, text)
+
+
 def write_config(name, nodes, machine="", node="", cpus=1):
     """A machine file of NODES, a string like "xaa": one letter a node."""
     isas = {"x": ("x86", "x86_64"), "a": ("arm", "aarch64")}
-    text = f"[machine]\nname={name}\ncoherence={COHERENCE}\n{machine}\n"
+    text = (f"[machine]\nname={name}\ncoherence={COHERENCE}\n"
+            f"boot-timeout={BOOT_S}\n{machine}\n")
     for index, letter in enumerate(nodes):
         prefix, isa = isas[letter]
         text += (f"[node {prefix}{index}]\nisa={isa}\ncpus={cpus}\n"
                  f"memory=256M\n{kernel_line(isa)}{node}\n")
+    if LINKS == "tcp":
+        text = with_tcp(text)
     with tempfile.NamedTemporaryFile(
             "w", suffix=".conf", prefix=name, delete=False) as f:
         f.write(text)
@@ -485,6 +503,23 @@ class Nodes(MachineTest):
         self.assertNotIn("status 0", out.stdout)
 
 
+    @unittest.skipIf(COHERENCE != "shared", "nothing is shared that it harms")
+    def test_stopped_process(self):
+        """A QEMU that is stopped for too long does not go on."""
+        name = self.up(write_config("boot-stopped", "xa", machine=(
+            "heartbeat-ms=200\npeer-timeout-ms=1000\n")))
+        pid = self.status(name)["nodes"][1]["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while (node := self.status(name)["nodes"][1])["state"] != "down":
+            self.assertLess(time.monotonic(), deadline)
+        self.assertRegex(node["reason"], r"^node x860 says it is down: .*silent "
+                         r"for \d+ ms; so it was killed$")
+        self.assertEqual(self.chimera("exec", f"{name}/0", "--", "cat",
+                                      "/sys/devices/system/chimera/node1/state"
+                                      ).stdout, "down\n")
+
+
 class Migration(MachineTest):
     """Programs of chimera-cc whose threads move between the nodes."""
 
@@ -763,20 +798,31 @@ class Migration(MachineTest):
 
 
 class Suites(MachineTest):
-    """Real programs' own tests, hopping, on the machine."""
+    """Real programs' own tests, hopping, on the machine.
+
+    With CHIMERA_SUITES_LONG=1 all that jq has, which takes a quarter of an hour.
+    """
+
+    long = "SUITES_LONG=1 " if os.environ.get("CHIMERA_SUITES_LONG") else ""
 
     def suites(self, nodes, *settings):
         if not os.path.exists(path("bin", "chimera-cc")):
             self.skipTest("no chimera-cc (./bootstrap build migrate)")
-        share = path("obj", "migrate", "suites")
-        done = subprocess.run(
-            [path("..", "tests", "migrate", "machine", "build-suites"), share],
-            capture_output=True, text=True, timeout=800, check=False)
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        share = path("obj", "migrate", "real")
+        sources = path("..", "tests", "migrate")
+        for program in ("bzip2", "zlib", "lua", "jq"):
+            done = subprocess.run(
+                [os.path.join(sources, "build-real"), program],
+                capture_output=True, text=True, timeout=800, check=False)
+            if done.returncode == 77:
+                self.skipTest(done.stderr.strip())
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for name in ("machine/suites", "real.lua"):
+            shutil.copy(os.path.join(sources, name), share)
         self.assert_summary(self.run_guest(
-            f"./suites {' '.join(settings)}",
+            f"{self.long}./suites {' '.join(settings)}",
             config=write_config("boot-suites", nodes, cpus=2), code=None,
-            share=share, timeout=400))
+            share=share, timeout=5000 if self.long else 400))
 
     def test_home_on_x86(self):
         self.suites("xa", "CHIMERA_EVERY=1009", "asked")
@@ -840,16 +886,11 @@ class Links(MachineTest):
     @unittest.skipIf(COHERENCE == "shared", "memory is passed by unix sockets")
     def test_tcp(self):
         config = write_config("boot-tcp", "xa")
-        with open(config, encoding="utf-8") as f:
-            text = f.read()
-        with socket.socket() as one, socket.socket() as two:
-            for s in (one, two):
-                s.bind(("127.0.0.1", 0))
-                text = text.replace(
-                    "cpus=1\n", "address=tcp:127.0.0.1:"
-                    f"{s.getsockname()[1]}\ncpus= 1\n", 1)
-        with open(config, "w", encoding="utf-8") as f:
-            f.write(text)
+        if LINKS != "tcp":
+            with open(config, "r+", encoding="utf-8") as f:
+                text = with_tcp(f.read())
+                f.seek(0)
+                f.write(text)
         out = self.run_guest(
             "onnode 1 ./aarch64/segments follow & "
             "./x86_64/segments lead 1; a=$?; wait; exit $a", config=config)
@@ -902,9 +943,9 @@ class Monitor(MachineTest):
 class Code(MachineTest):
     """Code that another node writes; only where it may be executed."""
 
-    ROUNDS = 300
+    # CHIMERA_CODE_ROUNDS=100000 is the long run.
+    ROUNDS = int(os.environ.get("CHIMERA_CODE_ROUNDS", "300"))
 
-    @unittest.skipIf(COHERENCE == "shared", "segments are not executable")
     def test_rewritten(self):
         for runner, writer in (("./x86_64", "onnode 1 ./aarch64"),
                                ("onnode 1 ./aarch64", "./x86_64")):
@@ -918,7 +959,8 @@ class Code(MachineTest):
                         write += " create"
                     out = self.run_guest(
                         f"true || exit; {run} & {write}; a=$?; "
-                        "wait $! || a=1; exit $a", timeout=400)
+                        "wait $! || a=1; exit $a",
+                        timeout=BOOT_S + 300 + self.ROUNDS // 100)
                     self.assert_summary(out)
 
 
@@ -939,6 +981,16 @@ class Configurations(MachineTest):
             self.assertEqual(out.split("\n")[:3],
                              [str(2 * cpus), str(cpus), str(cpus)])
             self.assert_summary(out)
+
+    def test_clocks(self):
+        """An x86 kernel is told how fast its clocks are."""
+        out = self.run_guest(
+            "dmesg | grep -E 'tcg: TSC|tsc: Detected'; "
+            "cat /sys/devices/system/clocksource/*/current_clocksource")
+        told, = re.findall(r"tcg: TSC has (\d+) kHz", out)
+        used, = re.findall(r"tsc: Detected ([0-9.]+) MHz", out)
+        self.assertEqual(f"{int(told) / 1000:.3f}", used)
+        self.assertTrue(out.endswith("\ntsc\n"), out)
 
     def test_memory_above_the_hole(self):
         """A node with RAM on both sides of q35's hole below 4 GiB."""
@@ -996,6 +1048,8 @@ def main():
         for isa in ("x86_64", "aarch64"):
             text = text.replace(f"isa={isa}\n",
                                 f"isa={isa}\n{kernel_line(isa)}")
+        if LINKS == "tcp":
+            text = with_tcp(text)
         with tempfile.NamedTemporaryFile("w", suffix=".conf",
                                          delete=False) as f:
             f.write(text)

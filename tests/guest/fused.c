@@ -379,7 +379,7 @@ static long stub_start(const struct order_msg *m)
 /* Wait at most 20 s for the stub to go. */
 static long stub_end(int sig)
 {
-    int64_t until = now_ns() + 20 * SECOND;
+    int64_t until = now_ns() + patience(20);
     struct pollfd none = { .fd = -1 };
     int status = 0;
     pid_t pid;
@@ -400,7 +400,7 @@ static long stub_end(int sig)
 /* Wait at most 5 s until the stub has so many. */
 static long stub_threads(long wanted)
 {
-    int64_t until = now_ns() + 5 * SECOND;
+    int64_t until = now_ns() + patience(5);
     struct pollfd none = { .fd = -1 };
     const char *line;
     long n;
@@ -467,7 +467,7 @@ static int fused_follow(bool bury)
     dev = endpoint(FOLLOW_PORT);
     for (;;) {
         struct result_msg r = { 0 };
-        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, 300 * SECOND);
+        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, patience(300));
 
         if (n != sizeof(m)) {
             die("no order: %ld", n);
@@ -489,7 +489,7 @@ static int fused_follow(bool bury)
         } else {
             carry_out(&m, &r);
         }
-        n = msg_send(dev, node, port, &r, sizeof(r), 0, 20 * SECOND);
+        n = msg_send(dev, node, port, &r, sizeof(r), 0, patience(20));
         if (n) {
             die("cannot report to node %u port %u: %ld", node, port, n);
         }
@@ -996,7 +996,7 @@ static void test_signals(void)
     pthread_create(&a.thread, NULL, rising_main, &a);
     for (int i = 0; i < 20; i++) {
         last = *sig_count;
-        until = now_ns() + 10 * SECOND;
+        until = now_ns() + patience(10);
         while (*sig_count == last && now_ns() < until) {
             sched_yield();
         }
@@ -1028,7 +1028,7 @@ static void *off_main(void *arg)
 
 static void wait_word(volatile uint64_t *at, uint64_t value)
 {
-    int64_t until = now_ns() + 10 * SECOND;
+    int64_t until = now_ns() + patience(10);
 
     while (*at != value && now_ns() < until) {
         sched_yield();

@@ -47,6 +47,17 @@ static int passed, failed;
 static int dev = -1; /* /dev/chimera, also the endpoint of orders */
 static int peer = -1;
 
+/*
+ * Time enough for what takes @seconds at most where nodes are near each other;
+ * CHIMERA_TEST_SLOWER says how many times longer where they are not.
+ */
+static inline int64_t patience(int seconds)
+{
+    const char *slower = getenv("CHIMERA_TEST_SLOWER");
+
+    return seconds * SECOND * (slower ? atoi(slower) : 1);
+}
+
 /* A check: the text says what must hold. */
 #define check(cond, ...) check_at(__LINE__, (cond), __VA_ARGS__)
 
@@ -432,7 +443,7 @@ static inline long send_stream(int fd, unsigned node, unsigned port, long count,
     for (long i = 0; i < count && !err; i++) {
         fill(buf, sizeof(buf), i);
         buf[0] = i;
-        err = msg_send(fd, node, port, buf, bytes, 0, 20 * SECOND);
+        err = msg_send(fd, node, port, buf, bytes, 0, patience(20));
     }
     return err;
 }
@@ -444,7 +455,7 @@ static inline long recv_stream(int fd, long first, long count, size_t bytes)
     long n;
 
     for (long i = first; i < first + count; i++) {
-        n = msg_recv(fd, buf, sizeof(buf), NULL, NULL, 0, 20 * SECOND);
+        n = msg_recv(fd, buf, sizeof(buf), NULL, NULL, 0, patience(20));
         if (n < 0) {
             return n;
         }
@@ -577,7 +588,7 @@ static inline int follow(void)
     catch_faults();
     for (;;) {
         struct result_msg r = { 0 };
-        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, 300 * SECOND);
+        long n = msg_recv(dev, &m, sizeof(m), &node, &port, 0, patience(300));
 
         if (n != sizeof(m)) {
             die("no order: %ld", n);
@@ -587,7 +598,7 @@ static inline int follow(void)
             return 0;
         }
         carry_out(&m, &r);
-        n = msg_send(dev, node, port, &r, sizeof(r), 0, 20 * SECOND);
+        n = msg_send(dev, node, port, &r, sizeof(r), 0, patience(20));
         if (n) {
             die("cannot report to node %u port %u: %ld", node, port, n);
         }
@@ -596,7 +607,7 @@ static inline int follow(void)
 
 static inline void order_send(struct order_msg m)
 {
-    long err = msg_send(dev, peer, FOLLOW_PORT, &m, sizeof(m), 0, 20 * SECOND);
+    long err = msg_send(dev, peer, FOLLOW_PORT, &m, sizeof(m), 0, patience(20));
 
     if (err) {
         die("cannot give orders to node %d: %s", peer, strerror(-err));
@@ -606,7 +617,7 @@ static inline void order_send(struct order_msg m)
 static inline struct result_msg order_result(void)
 {
     struct result_msg r;
-    long n = msg_recv(dev, &r, sizeof(r), NULL, NULL, 0, 60 * SECOND);
+    long n = msg_recv(dev, &r, sizeof(r), NULL, NULL, 0, patience(60));
 
     if (n != sizeof(r)) {
         die("no report from node %d: %ld", peer, n);
@@ -640,7 +651,7 @@ static inline int64_t order_ret(struct order_msg m)
 static inline void lead(const char *node)
 {
     struct order_msg hello = { .op = DO_NOTHING };
-    int64_t until = now_ns() + 60 * SECOND;
+    int64_t until = now_ns() + patience(60);
     struct pollfd none = { .fd = -1 };
     long err;
 

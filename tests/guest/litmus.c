@@ -28,13 +28,22 @@
 #define MAX_ROLES 4
 #define BATCH 256 /* instances between two meetings of all threads */
 
-/* One try. Each variable has lines of its own. */
+/*
+ * One try. Each variable has a line of its own; those of one try are on
+ * different pages, or the page protocol would only ever move all of them. In
+ * between lie the variables of the other tries.
+ */
+#define STRIDE (BATCH * CHIMERA_LINE_BYTES)
 struct instance {
-    _Atomic uint32_t x __attribute__((aligned(CHIMERA_LINE_BYTES)));
-    _Atomic uint32_t y __attribute__((aligned(CHIMERA_LINE_BYTES)));
-    _Atomic uint32_t z __attribute__((aligned(CHIMERA_LINE_BYTES)));
-    _Atomic uint32_t here __attribute__((aligned(CHIMERA_LINE_BYTES)));
+    _Atomic uint32_t x;
+    char to_y[STRIDE - sizeof(uint32_t)];
+    _Atomic uint32_t y;
+    char to_z[STRIDE - sizeof(uint32_t)];
+    _Atomic uint32_t z;
+    char to_here[STRIDE - sizeof(uint32_t)];
+    _Atomic uint32_t here;
 };
+_Static_assert(STRIDE % 4096 == 0, "whole pages");
 
 struct shared {
     uint32_t count;
@@ -44,9 +53,8 @@ struct shared {
     struct chimera_barrier barrier __attribute__((aligned(CHIMERA_LINE_BYTES)));
     uint8_t result[MAX_ROLES][BATCH]
         __attribute__((aligned(CHIMERA_LINE_BYTES)));
-    struct instance instance[BATCH];
+    char variables[4 * STRIDE] __attribute__((aligned(CHIMERA_LINE_BYTES)));
 };
-_Static_assert(sizeof(struct instance) == 4 * CHIMERA_LINE_BYTES, "layout");
 
 /* ---- accesses ---- */
 
@@ -384,6 +392,12 @@ static const struct litmus {
 /* ---- running them ---- */
 
 static struct shared *shared;
+
+static struct instance *instance(unsigned n)
+{
+    return (struct instance *)(shared->variables + n * CHIMERA_LINE_BYTES);
+}
+
 static unsigned nr_passed, nr_failed;
 
 struct thread {
@@ -424,11 +438,11 @@ static void judge(struct thread *t, uint64_t *histogram, uint64_t *nr_bad)
             key |= r[i] << 2 * i;
         }
         if (t->test->bad_end) {
-            key = load(shared->instance[n].x, relaxed) |
-                  load(shared->instance[n].y, relaxed) << 2;
+            key = load(instance(n)->x, relaxed) |
+                  load(instance(n)->y, relaxed) << 2;
         }
         bad = t->test->bad ? t->test->bad(r)
-                           : t->test->bad_end(&shared->instance[n]);
+                           : t->test->bad_end(instance(n));
         histogram[key]++;
         *nr_bad += bad;
     }
@@ -474,13 +488,13 @@ static void *role_main(void *arg)
 
     for (;;) {
         if (!t->role) {
-            memset(shared->instance, 0, sizeof(shared->instance));
+            memset(shared->variables, 0, sizeof(shared->variables));
         }
         if (!chimera_barrier_wait(&team, &shared->barrier, nr_roles)) {
             return NULL;
         }
         for (unsigned n = 0; n < BATCH; n++) {
-            struct instance *i = &shared->instance[n];
+            struct instance *i = instance(n);
 
             /*
              * Both arrive, then both go at once. More than two would wait for
@@ -517,7 +531,7 @@ static void *role_main(void *arg)
         tell(t, histogram, nr, nr_bad);
     } else if (!t->role) {
         /* The leader prints: hand the figures over in the first batch. */
-        uint64_t *out = (uint64_t *)shared->instance;
+        uint64_t *out = (uint64_t *)shared->variables;
 
         memcpy(out, histogram, sizeof(histogram));
         out[256] = nr;
@@ -561,7 +575,7 @@ static bool run_test(const struct litmus *test, unsigned first, unsigned step,
         return false;
     }
     if (!team.self && threads[0].member_of[0] != 0) {
-        uint64_t *in = (uint64_t *)shared->instance;
+        uint64_t *in = (uint64_t *)shared->variables;
 
         tell(&threads[0], in, in[256], in[257]);
     }

@@ -58,7 +58,7 @@ static void refusals(const char *name, long fd, uint64_t *at, size_t size)
     uint64_t value, *part;
     long ro;
 
-    if (!strcmp(slurp(SYSFS "/coherence"), "shared")) {
+    if (!strcmp(slurp(SYSFS "/executable_segments"), "0")) {
         check(mmap(NULL, PAGE, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0) ==
                       MAP_FAILED &&
                   errno == EACCES,

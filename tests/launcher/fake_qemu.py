@@ -19,6 +19,7 @@ as fake.KEY[=VALUE]:
   garbage        the agent sends noise before and after its greeting
   frames=HEX     sent on the first session instead of running it
   faults         its counters are those of coherence=dsm, and count
+  accuse=REASON  at SIGUSR1 it says that the other node is down ("_" for " ")
   names          it knows who has page 77
   names=hang     it is asked who has pages and never answers
 """
@@ -347,6 +348,8 @@ class Fake:
         if 'die' in self.fake:
             print('fake: cannot go on', file=sys.stderr)
             sys.exit(int(self.fake['die']))
+        if 'accuse' in self.fake:
+            signal.signal(signal.SIGUSR1, self.accuse)
         if 'panic' in self.fake:
             self.say('\x1b[31mKernel panic - not syncing: '
                      'No working init found.\x1b[0m\n')
@@ -355,6 +358,11 @@ class Fake:
         self.agent = Wire(self.loop, int(self.options.chardev['agent']['fd']),
                           self.on_agent)
         self.event('VSERPORT_CHANGE', id='agent', open=True)
+
+    def accuse(self, *_):
+        self.event('DSM_NODE_STATE', node=1 - self.options.backend['self'],
+                   state='down',
+                   reason=self.fake['accuse'].replace('_', ' '))
 
     def on_agent(self, data):
         self.input += data

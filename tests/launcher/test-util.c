@@ -222,6 +222,37 @@ static void test_memory(void)
     remove_tree(root);
 }
 
+static char *key_id(const char *root, const char *uuid, const char *text)
+{
+    g_autofree char *path = g_build_filename(root, "key", NULL);
+    const struct machine_config config = { .key = path };
+    char *id;
+
+    write_file(root, "/key", text);
+    id = preflight_key_id(&config, uuid);
+    g_assert_cmpuint(strlen(id), ==, PREFLIGHT_KEY_ID_BYTES);
+    g_assert_null(strstr(id, "0123456789abcdef"));
+    return id;
+}
+
+static void test_key_id(void)
+{
+    g_autofree char *root = g_dir_make_tmp("key-XXXXXX", NULL);
+    g_autofree char *id = key_id(root, "u", "0123456789abcdef0123456789abcdef");
+    g_autofree char *psktool =
+        key_id(root, "u", "name:0123456789ABCDEF0123456789abcdef\n");
+    g_autofree char *other =
+        key_id(root, "u", "0123456789abcdef0123456789abcdee");
+    g_autofree char *machine =
+        key_id(root, "v", "0123456789abcdef0123456789abcdef");
+
+    g_assert_cmpstr(id, ==, psktool);
+    g_assert_cmpstr(id, !=, other);
+    g_assert_cmpstr(id, !=, machine);
+    remove_tree(root);
+    g_assert_null(preflight_key_id(&(struct machine_config) { 0 }, "u"));
+}
+
 /* ---- run directories ---- */
 
 static void test_rundir(void)
@@ -431,7 +462,7 @@ static void test_qemu_argv(void)
     g_assert_cmpstr(value_of(x, "-name", 0), ==, "m/x");
     g_assert_cmpstr(value_of(x, "-M", 0), ==, "q35,memory-backend=ram");
     g_assert_cmpstr(value_of(x, "-bios", 0), ==, "qboot.rom");
-    g_assert_cmpstr(value_of(x, "-cpu", 0), ==, "max");
+    g_assert_cmpstr(value_of(x, "-cpu", 0), ==, "max,tcg-clocks=on");
     g_assert_cmpstr(value_of(x, "-smp", 0), ==, "2");
     g_assert_cmpstr(value_of(x, "-m", 0), ==, "128M");
     /* a comma in a path is written twice inside an option */
@@ -470,7 +501,8 @@ static void test_qemu_tlb_shootdown(void)
     g_auto(GStrv) tcg = qemu_argv(&spec);
     g_auto(GStrv) kvm = (spec.accel = ACCEL_KVM, qemu_argv(&spec));
 
-    g_assert_cmpstr(value_of(tcg, "-cpu", 0), ==, "Nehalem,tcg-tlb-flush=on");
+    g_assert_cmpstr(value_of(tcg, "-cpu", 0), ==,
+                    "Nehalem,tcg-clocks=on,tcg-tlb-flush=on");
     /* It is TCG's; KVM has a remedy of its own. */
     g_assert_cmpstr(value_of(kvm, "-cpu", 0), ==, "Nehalem");
 }
@@ -510,6 +542,7 @@ int main(int argc, char **argv)
     g_test_add_func("/util/nul-strings", test_nul_strings);
     g_test_add_func("/options", test_options);
     g_test_add_func("/preflight/memory", test_memory);
+    g_test_add_func("/preflight/key-id", test_key_id);
     g_test_add_func("/rundir", test_rundir);
     g_test_add_func("/rundir/held", test_rundir_held);
     g_test_add_func("/rundir/root", test_runtime_root);

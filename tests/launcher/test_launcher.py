@@ -608,6 +608,29 @@ class Machines(FakeTest):
                           '(Killed)', r.err)
         self.ok('down')
 
+    def accused(self, reason, coherence):
+        """Node arm has lost node x86, whose QEMU runs; status of x86."""
+        conf = self.two(machine='[machine]\ncoherence=%s\n' % coherence,
+                        arm='append=fake.accuse=' + reason)
+        self.ok('up', '-q', conf)
+        os.kill(self.node('m', 1)['pid'], signal.SIGUSR1)
+        return wait_until(lambda: self.node('m', 0)['reason'] and
+                          self.node('m', 0), 'status says so', 2)
+
+    def test_silent_node_is_killed(self):
+        for coherence, reason, state in (
+                ('shared', 'silent_for_30000_ms', 'down'),
+                ('shared', 'connection_lost', 'up'),
+                ('dsm', 'silent_for_30000_ms', 'up')):
+            node = self.accused(reason, coherence)
+            said = 'node arm says it is down: ' + reason.replace('_', ' ')
+            if state == 'down':
+                node = wait_until(lambda: self.node('m', 0)['state'] == 'down' and
+                                  self.node('m', 0), 'it is down', 2)
+                said += '; so it was killed'
+            self.assertEqual((node['state'], node['reason']), (state, said))
+            self.ok('down')
+
     def test_home_node_dies_during_run(self):
         child = self.start('run', '-q', self.two(), 'sh', '-c',
                            'echo here; exec sleep 100')

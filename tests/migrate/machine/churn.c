@@ -266,7 +266,10 @@ static void move(struct lane *l)
     l->base = to;
 }
 
-/* A child sees what was there, and its writes stay its own. */
+/*
+ * A child sees what was there, and its writes stay its own. Of a shared mapping it
+ * sees what is there: nobody may write until it has looked.
+ */
 static pid_t child(struct lane *l)
 {
     pid_t pid = fork();
@@ -284,14 +287,25 @@ static pid_t child(struct lane *l)
         }
         _exit(0);
     }
+    if (pid < 0) {
+        wrong("fork", l - lanes, errno, 0);
+    }
     return pid;
+}
+
+static void reap(struct lane *l, pid_t pid)
+{
+    int status;
+
+    if (waitpid(pid, &status, 0) != pid || status) {
+        wrong("child", l - lanes, status, 0);
+    }
 }
 
 static void change(struct lane *l)
 {
     unsigned what = next_random() % 12;
     pid_t pid = 0;
-    int status;
 
     l->wanted = 1;
     pthread_mutex_lock(&l->lock);
@@ -346,12 +360,16 @@ static void change(struct lane *l)
         /* fall through */
     default:
         pid = child(l);
+        if (pid > 0 && l->fd >= 0) {
+            reap(l, pid);
+            pid = 0;
+        }
     }
     pthread_mutex_unlock(&l->lock);
     madvise((void *)(counters + next_random() % COUNTERS * PAGE / 8), PAGE,
             next_random() & 1 ? MADV_PAGEOUT : MADV_COLD);
-    if (pid > 0 && (waitpid(pid, &status, 0) != pid || status)) {
-        wrong("child", l - lanes, status, 0);
+    if (pid > 0) {
+        reap(l, pid);
     }
 }
 
