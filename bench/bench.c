@@ -139,7 +139,7 @@ double bench_median(const GArray *samples)
 }
 
 void bench_collect(GArray *samples, const char *output, const char *prefix,
-                   double unit_ns)
+                   double unit)
 {
     g_auto(GStrv) lines = g_strsplit(output, "\n", -1);
 
@@ -151,10 +151,22 @@ void bench_collect(GArray *samples, const char *output, const char *prefix,
         }
         numbers = g_strsplit(*line + strlen(prefix), " ", -1);
         for (char **number = numbers; *number; number++) {
-            double sample = g_ascii_strtod(*number, NULL) / unit_ns;
+            double sample = g_ascii_strtod(*number, NULL) / unit;
 
             g_array_append_val(samples, sample);
         }
+    }
+}
+
+void bench_collect_one(GArray *samples, const char *output,
+                       const char *prefix, double unit)
+{
+    guint before = samples->len;
+
+    bench_collect(samples, output, prefix, unit);
+    if (samples->len != before + 1) {
+        bench_check(g_error_new(g_quark_from_static_string("bench"), 0,
+                                "not one '%s':\n%s", prefix, output));
     }
 }
 

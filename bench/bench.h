@@ -60,11 +60,14 @@ double bench_median(const GArray *samples);
 
 /**
  * bench_collect() - append the numbers that follow @prefix in lines of @output
- * that begin with it. They are nanoseconds; @samples get them in units of
- * @unit_ns.
+ * that begin with it, divided by @unit.
  */
 void bench_collect(GArray *samples, const char *output, const char *prefix,
-                   double unit_ns);
+                   double unit);
+
+/** bench_collect_one() - the same of a single number; fails if there is none. */
+void bench_collect_one(GArray *samples, const char *output,
+                       const char *prefix, double unit);
 
 /** bench_emit() - print one figure, as --json asked. */
 void bench_emit(const struct bench_options *options,

@@ -55,11 +55,6 @@ static const struct isa isas[] = {
       } },
 };
 
-static GQuark bench_quark(void)
-{
-    return g_quark_from_static_string("bench");
-}
-
 /* Return: the path of a configuration, to be removed and freed. */
 static char *write_config(const struct isa *isa, const struct side *side,
                           int cpus)
@@ -95,27 +90,13 @@ static void run(const struct isa *isa, const struct side *side, int cpus,
     };
     g_autoptr(GError) error = NULL;
     g_autofree char *output = bench_run(argv, LOCKS_TIMEOUT_S, NULL, &error);
-    g_auto(GStrv) lines = NULL;
-    int found = 0;
 
     g_remove(config);
     bench_check(error);
-    lines = g_strsplit_set(output, "\r\n", -1);
-    for (char **line = lines; *line; line++) {
-        char name[16];
-        double value;
+    for (int l = 0; l < NR_LOADS; l++) {
+        g_autofree char *prefix = g_strdup_printf("locks %s ", loads[l]);
 
-        for (int l = 0; l < NR_LOADS; l++) {
-            if (sscanf(*line, "locks %15s %lf", name, &value) == 2 &&
-                g_str_equal(name, loads[l])) {
-                g_array_append_val(us[l], value);
-                found++;
-            }
-        }
-    }
-    if (found != NR_LOADS) {
-        bench_check(g_error_new(bench_quark(), 0, "%d of %d loads reported:\n%s",
-                                found, NR_LOADS, output));
+        bench_collect_one(us[l], output, prefix, 1);
     }
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Coherent memory between processes: read-miss, write-upgrade, stream,
+ * Coherent memory between processes: read-miss, write-upgrade, travel, stream,
  * stride, pingpong, invalidate, scaling; which one, the program's name says.
  *
  * The measuring process is node 0. The others are its children; each is asked
@@ -246,6 +246,19 @@ static void emit(const struct bench_options *options, const char *name,
     g_array_unref(samples);
 }
 
+/*
+ * Node 0 takes none of node 1's pages for writing when it reads one: if it did
+ * so by now, it gives them up unwritten and has forgotten it.
+ */
+static void forget_travels(void)
+{
+    order(1, 'w', 1, MISS_PAGES);
+    for (int page = 0; page < MISS_PAGES; page++) {
+        sink += *word(1, page);
+    }
+    order(1, 'w', 1, MISS_PAGES);
+}
+
 /* Faults one after the other, each timed by who waits for it. */
 static void bench_fault(const struct bench_options *options, const char *name,
                         bool upgrade)
@@ -260,7 +273,7 @@ static void bench_fault(const struct bench_options *options, const char *name,
         f = floor_begin(MISS_PAGES, ways[w].tcp, ways[w].spin_us > 0,
                         ways[w].placement);
         for (int i = 0; i < options->samples; i++) {
-            order(1, 'w', 1, MISS_PAGES);
+            forget_travels();
             if (upgrade) {
                 for (int page = 0; page < MISS_PAGES; page++) {
                     sink += *word(1, page);
@@ -284,6 +297,41 @@ static void bench_fault(const struct bench_options *options, const char *name,
         floor_end(f);
         bed_end();
         emit(options, name, ways[w].name, "us", ours, BENCH_FLOOR, floor, 1.25,
+             false);
+    }
+}
+
+/* Reads and writes pages that node 1 wrote last, each timed. */
+static void travel(GArray *a)
+{
+    order(1, 'w', 1, MISS_PAGES);
+    for (int page = 0; page < MISS_PAGES; page++) {
+        uint64_t begin = machine_now_ns();
+
+        sink = *word(1, page);
+        *word(1, page) = begin;
+        add(a, (machine_now_ns() - begin) / 1e3);
+    }
+}
+
+/* Once they are known to be read and written, beside the first times. */
+static void bench_travel(const struct bench_options *options, const char *name)
+{
+    for (size_t w = 0; w < G_N_ELEMENTS(ways); w++) {
+        g_autoptr(GArray) first = series();
+        GArray *later = series();
+
+        bed_make(2, MISS_PAGES, ways[w].tcp, false, ways[w].spin_us,
+                 ways[w].placement);
+        for (int i = 0; i < options->samples; i++) {
+            forget_travels();
+            travel(first);
+            travel(first);
+            travel(later);
+            travel(later);
+        }
+        bed_end();
+        emit(options, name, ways[w].name, "us", later, BENCH_PEER, first, 0,
              false);
     }
 }
@@ -476,6 +524,8 @@ int main(int argc, char **argv)
         bench_fault(&options, name, false);
     } else if (g_str_equal(name, "write-upgrade")) {
         bench_fault(&options, name, true);
+    } else if (g_str_equal(name, "travel")) {
+        bench_travel(&options, name);
     } else if (g_str_equal(name, "stream")) {
         bench_stream(&options, name, 1);
     } else if (g_str_equal(name, "stride")) {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * shootdown: storms of munmap, mprotect and madvise by all vCPUs of an x86_64
- * node, with TLB shootdown by interrupts and paravirtual, in turn; with one,
- * two and four vCPUs for each of two host CPUs.
+ * shootdown: storms of munmap, mprotect and madvise by all vCPUs of a node, in
+ * turn on x86_64 with TLB shootdown by interrupts, paravirtual, and on aarch64,
+ * whose processors flush each other's TLBs; with one, two and four vCPUs for
+ * each of two host CPUs.
  */
 #include "bench.h"
 
@@ -16,16 +17,17 @@
 #define SHOOTDOWN_SECONDS "2"
 #define HOST_CPUS 2
 
-enum side { IPI, PARAVIRT, NR_SIDES };
+enum side { IPI, PARAVIRT, ARM, NR_SIDES };
 enum { NR_STORMS = 3 };
 
-static const char *const side_names[NR_SIDES] = { "ipi", "paravirt" };
+static const struct {
+    const char *isa, *keys; /* of the node's configuration */
+} sides[NR_SIDES] = {
+    [IPI] = { "x86_64", "tlb-shootdown=ipi\n" },
+    [PARAVIRT] = { "x86_64", "tlb-shootdown=paravirt\n" },
+    [ARM] = { "aarch64", "" },
+};
 static const char *const storms[NR_STORMS] = { "munmap", "mprotect", "madvise" };
-
-static GQuark bench_quark(void)
-{
-    return g_quark_from_static_string("bench");
-}
 
 /* Return: the path of a configuration, to be removed and freed. */
 static char *write_config(enum side side, int cpus)
@@ -33,9 +35,9 @@ static char *write_config(enum side side, int cpus)
     g_autoptr(GError) error = NULL;
     g_autofree char *affinity = bench_host_cpus(HOST_CPUS);
     g_autofree char *text = g_strdup_printf(
-        "[machine]\nname=bench-shootdown\n[node x86]\nisa=x86_64\naccel=tcg\n"
-        "memory=512M\ncpus=%d\ncpu-affinity=%s\ntlb-shootdown=%s\n",
-        cpus, affinity, side_names[side]);
+        "[machine]\nname=bench-shootdown\n[node n]\nisa=%s\naccel=tcg\n"
+        "memory=512M\ncpus=%d\ncpu-affinity=%s\n%s",
+        sides[side].isa, cpus, affinity, sides[side].keys);
     char *path = NULL;
     int fd = g_file_open_tmp("bench-shootdown-XXXXXX.conf", &path, &error);
 
@@ -51,7 +53,7 @@ static void run(enum side side, int cpus, GArray *us[NR_STORMS])
     g_autofree char *chimera = g_build_filename(bench_prefix(), "bin", "chimera",
                                                 NULL);
     g_autofree char *share = g_build_filename(
-        bench_prefix(), "libexec", "chimera", "guest", "x86_64", NULL);
+        bench_prefix(), "libexec", "chimera", "guest", sides[side].isa, NULL);
     g_autofree char *config = write_config(side, cpus);
     g_autofree char *threads = g_strdup_printf("%d", cpus);
     const char *const argv[] = {
@@ -60,27 +62,13 @@ static void run(enum side side, int cpus, GArray *us[NR_STORMS])
     };
     g_autoptr(GError) error = NULL;
     g_autofree char *output = bench_run(argv, SHOOTDOWN_TIMEOUT_S, NULL, &error);
-    g_auto(GStrv) lines = NULL;
-    int found = 0;
 
     g_remove(config);
     bench_check(error);
-    lines = g_strsplit_set(output, "\r\n", -1);
-    for (char **line = lines; *line; line++) {
-        char name[16];
-        double value;
+    for (int s = 0; s < NR_STORMS; s++) {
+        g_autofree char *prefix = g_strdup_printf("storm %s ", storms[s]);
 
-        for (int s = 0; s < NR_STORMS; s++) {
-            if (sscanf(*line, "storm %15s %lf", name, &value) == 2 &&
-                g_str_equal(name, storms[s])) {
-                g_array_append_val(us[s], value);
-                found++;
-            }
-        }
-    }
-    if (found != NR_STORMS) {
-        bench_check(g_error_new(bench_quark(), 0, "%d of %d storms reported:\n%s",
-                                found, NR_STORMS, output));
+        bench_collect_one(us[s], output, prefix, 1);
     }
 }
 
@@ -94,12 +82,14 @@ static void measure(const struct bench_options *options, int cpus)
         }
     }
     for (int i = 0; i < options->samples; i++) {
-        run(IPI, cpus, us[IPI]);
-        run(PARAVIRT, cpus, us[PARAVIRT]);
+        for (enum side side = 0; side < NR_SIDES; side++) {
+            run(side, cpus, us[side]);
+        }
     }
     for (int s = 0; s < NR_STORMS; s++) {
         g_autofree char *kase =
             g_strdup_printf("%s-%dx", storms[s], cpus / HOST_CPUS);
+        g_autofree char *arm = g_strconcat(kase, "-aarch64", NULL);
 
         bench_emit(options, &(struct bench_figure) {
             .name = "shootdown",
@@ -109,6 +99,14 @@ static void measure(const struct bench_options *options, int cpus)
             .reference = BENCH_PEER,
             .reference_samples = us[IPI][s],
             .goal = cpus / HOST_CPUS == 4 ? SHOOTDOWN_GOAL : 0,
+        });
+        bench_emit(options, &(struct bench_figure) {
+            .name = "shootdown",
+            .kase = arm,
+            .unit = "us",
+            .samples = us[ARM][s],
+            .reference = BENCH_PEER,
+            .reference_samples = us[PARAVIRT][s],
         });
     }
     for (int side = 0; side < NR_SIDES; side++) {
@@ -123,8 +121,9 @@ int main(int argc, char **argv)
     struct bench_options options;
 
     bench_init(&argc, &argv,
-               "Storms of TLB shootdowns on an x86_64 node of 2, 4 and 8 vCPUs "
-               "on 2 host CPUs: paravirtual beside interrupts.", 5, &options);
+               "Storms of TLB shootdowns on a node of 2, 4 and 8 vCPUs on 2 "
+               "host CPUs: on x86_64 paravirtual beside interrupts; on aarch64 "
+               "beside paravirtual on x86_64.", 5, &options);
     for (int cpus = HOST_CPUS; cpus <= 4 * HOST_CPUS; cpus *= 2) {
         measure(&options, cpus);
     }

@@ -4,8 +4,8 @@
  *
  *   locks SECONDS THREADS
  *
- * Prints one line a load, "locks NAME US-PER-OPERATION OPERATIONS": the time in
- * which all together got through one operation.
+ * Prints one line a load, "locks NAME US-PER-OPERATION": the time in which all
+ * together got through one operation.
  *
  *   contend    one lock: THREADS threads look for somebody to wake on one
  *              futex; its sleepers do not match, so all that happens is a
@@ -307,8 +307,8 @@ int main(int argc, char **argv)
                     loads[i].name, seconds);
             return 1;
         }
-        printf("locks %s %.3f %llu\n", loads[i].name,
-               (now_s() - begin) * 1e6 / (double)n, n);
+        printf("locks %s %.3f\n", loads[i].name,
+               (now_s() - begin) * 1e6 / (double)n);
         fflush(stdout);
     }
     return 0;
