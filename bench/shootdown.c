@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * shootdown: storms of munmap, mprotect and madvise by all vCPUs of a node, in
- * turn on x86_64 with TLB shootdown by interrupts, paravirtual, and on aarch64,
- * whose processors flush each other's TLBs; with one, two and four vCPUs for
- * each of two host CPUs.
+ * turn on x86_64 with TLB shootdown by interrupts, paravirtual, and omitted, and
+ * on aarch64, whose processors flush each other's TLBs; with one, two and four
+ * vCPUs for each of two host CPUs.
  */
 #include "bench.h"
 
@@ -17,7 +17,7 @@
 #define SHOOTDOWN_SECONDS "2"
 #define HOST_CPUS 2
 
-enum side { IPI, PARAVIRT, ARM, NR_SIDES };
+enum side { IPI, PARAVIRT, NONE, ARM, NR_SIDES };
 enum { NR_STORMS = 3 };
 
 static const struct {
@@ -25,6 +25,9 @@ static const struct {
 } sides[NR_SIDES] = {
     [IPI] = { "x86_64", "tlb-shootdown=ipi\n" },
     [PARAVIRT] = { "x86_64", "tlb-shootdown=paravirt\n" },
+    /* Wrong: what the storm costs if nobody has to wait for anybody */
+    [NONE] = { "x86_64", "tlb-shootdown=paravirt\n"
+                         "cpu-model=max,x-tcg-tlb-flush-local=on\n" },
     [ARM] = { "aarch64", "" },
 };
 static const char *const storms[NR_STORMS] = { "munmap", "mprotect", "madvise" };
@@ -89,6 +92,7 @@ static void measure(const struct bench_options *options, int cpus)
     for (int s = 0; s < NR_STORMS; s++) {
         g_autofree char *kase =
             g_strdup_printf("%s-%dx", storms[s], cpus / HOST_CPUS);
+        g_autofree char *omitted = g_strconcat(kase, "-omitted", NULL);
         g_autofree char *arm = g_strconcat(kase, "-aarch64", NULL);
 
         bench_emit(options, &(struct bench_figure) {
@@ -99,6 +103,14 @@ static void measure(const struct bench_options *options, int cpus)
             .reference = BENCH_PEER,
             .reference_samples = us[IPI][s],
             .goal = cpus / HOST_CPUS == 4 ? SHOOTDOWN_GOAL : 0,
+        });
+        bench_emit(options, &(struct bench_figure) {
+            .name = "shootdown",
+            .kase = omitted,
+            .unit = "us",
+            .samples = us[PARAVIRT][s],
+            .reference = BENCH_FLOOR,
+            .reference_samples = us[NONE][s],
         });
         bench_emit(options, &(struct bench_figure) {
             .name = "shootdown",
@@ -122,8 +134,9 @@ int main(int argc, char **argv)
 
     bench_init(&argc, &argv,
                "Storms of TLB shootdowns on a node of 2, 4 and 8 vCPUs on 2 "
-               "host CPUs: on x86_64 paravirtual beside interrupts; on aarch64 "
-               "beside paravirtual on x86_64.", 5, &options);
+               "host CPUs: on x86_64 paravirtual beside interrupts and beside "
+               "no shootdown at all; on aarch64 beside paravirtual on x86_64.",
+               5, &options);
     for (int cpus = HOST_CPUS; cpus <= 4 * HOST_CPUS; cpus *= 2) {
         measure(&options, cpus);
     }

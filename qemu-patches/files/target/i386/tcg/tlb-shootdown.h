@@ -13,6 +13,7 @@
  * x86_tlb_shootdown() - what a write to MSR_TCG_TLB_FLUSH does.
  * @val: first page and number of pages, see standard-headers/asm-x86/tcg_para.h.
  *
+ * env->tcg_tlb_flush_except is what was written to MSR_TCG_TLB_FLUSH_EXCEPT.
  * To be called by the vCPU itself, from a helper that ends its translation
  * block. Does nothing unless the CPU's property tcg-tlb-flush is on.
  */

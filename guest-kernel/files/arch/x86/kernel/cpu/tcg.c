@@ -3,19 +3,21 @@
  * Guest of QEMU's TCG: paravirtual TLB shootdown, and clocks whose frequency
  * need not be measured
  *
- * A write to MSR_TCG_TLB_FLUSH flushes all CPUs, whatever address space they
- * use and whether they are lazy or halted, before the next instruction. It
- * says nothing to the other CPUs' kernels:
+ * A write to MSR_TCG_TLB_FLUSH flushes other CPUs' TLBs before the next
+ * instruction. It says nothing to those CPUs' kernels:
  *
  * - Their tlb_gen stays behind. That is safe, for a generation behind only
- *   means a flush too many, as one that comes out of lazy mode does anyway.
- *   The writing CPU keeps its own up to date.
+ *   means a flush too many. The writing CPU keeps its own up to date.
  * - No interrupt arrives, so that interrupts off no longer keep page tables
  *   from being freed under a walk that takes no lock. Hence page tables are
  *   freed by RCU; see native_tlb_remove_table().
- * - A CPU that enters the address space concurrently is found as in
- *   native_flush_tlb_multi(): the generation was raised before the mask was
- *   read, and it does these in the other order.
+ *
+ * Left out are CPUs that are lazy or use another address space. They catch up
+ * by tlb_gen before they use this one, even if page tables were freed: unlike a
+ * processor, TCG neither accesses memory speculatively nor remembers where page
+ * tables are. A CPU that enters the address space concurrently is found as in
+ * native_flush_tlb_multi(): the generation was raised before the mask was read,
+ * and it does these in the other order.
  */
 #define pr_fmt(fmt) "tcg: " fmt
 
@@ -37,20 +39,31 @@
 
 #include <trace/events/tlb.h>
 
-/* Is there another CPU that does not catch up by itself? */
-static bool others_need_flush(const struct cpumask *cpumask,
-			      const struct flush_tlb_info *info)
+static bool needs_flush(int cpu, const struct flush_tlb_info *info)
 {
+	struct mm_struct *mm = per_cpu(cpu_tlbstate.loaded_mm, cpu);
+
+	/* Against the order in which switch_mm_irqs_off() writes them */
+	smp_rmb();
+	if (per_cpu(cpu_tlbstate_shared.is_lazy, cpu))
+		return false;
+	return !info->mm || mm == info->mm || mm == LOADED_MM_SWITCHING;
+}
+
+/* Return: what MSR_TCG_TLB_FLUSH_EXCEPT takes */
+static u64 left_out(const struct cpumask *cpumask,
+		    const struct flush_tlb_info *info)
+{
+	u64 mask = ~0ULL;
 	int cpu;
 
-	if (info->freed_tables)
-		return true;
 	for_each_cpu(cpu, cpumask) {
-		if (cpu != info->initiating_cpu &&
-		    !per_cpu(cpu_tlbstate_shared.is_lazy, cpu))
-			return true;
+		u32 id = cpu_physical_id(cpu);
+
+		if (id < BITS_PER_TYPE(mask) && needs_flush(cpu, info))
+			mask &= ~BIT_ULL(id);
 	}
-	return false;
+	return mask;
 }
 
 static void tcg_flush_tlb_multi(const struct cpumask *cpumask,
@@ -63,12 +76,6 @@ static void tcg_flush_tlb_multi(const struct cpumask *cpumask,
 	u64 gen;
 	u16 asid;
 
-	if (!others_need_flush(cpumask, info)) {
-		/* Flushes here, and whoever left lazy mode meanwhile */
-		native_flush_tlb_multi(cpumask, info);
-		return;
-	}
-
 	count_vm_tlb_event(NR_TLB_REMOTE_FLUSH);
 	trace_tlb_flush(TLB_REMOTE_SEND_IPI, all ? TLB_FLUSH_ALL : pages);
 
@@ -76,6 +83,7 @@ static void tcg_flush_tlb_multi(const struct cpumask *cpumask,
 	local_irq_save(flags);
 	mm = this_cpu_read(cpu_tlbstate.loaded_mm);
 	asid = this_cpu_read(cpu_tlbstate.loaded_mm_asid);
+	native_wrmsrl(MSR_TCG_TLB_FLUSH_EXCEPT, left_out(cpumask, info));
 	if (all) {
 		/* What is raised later than this is not covered by the flush */
 		gen = atomic64_read(&mm->context.tlb_gen);

@@ -19,14 +19,21 @@
 #define TCG_FEATURE_CLOCKS		(1 << 1)
 
 /*
- * Write only, exists if TCG_FEATURE_TLB_FLUSH is set: flush translations of
- * linear addresses on every vCPU, global ones and those of all address spaces
- * included. When the write is done no vCPU uses an old one any more.
- * Bits 63:12 are the first page's address, bits 11:0 the number of pages of
- * 4 KiB; with 0 pages everything is flushed. In the range of numbers that no
- * processor will ever implement.
+ * Both write only, exist if TCG_FEATURE_TLB_FLUSH is set, and have numbers in
+ * the range that no processor will ever implement.
+ *
+ * MSR_TCG_TLB_FLUSH: flush translations of linear addresses on all vCPUs,
+ * global ones and those of all address spaces included. When the next
+ * instruction runs no vCPU uses an old one any more. Bits 63:12 are the first
+ * page's address, bits 11:0 the number of pages of 4 KiB; with 0 pages
+ * everything is flushed.
+ *
+ * MSR_TCG_TLB_FLUSH_EXCEPT: the vCPUs that the next such write may leave out;
+ * bit N is the one with local APIC ID N. The writer flushes nevertheless. That
+ * write, and a reset, sets it to 0 again.
  */
 #define MSR_TCG_TLB_FLUSH		0x400000f0
 #define TCG_TLB_FLUSH_MAX_PAGES		0xfff
+#define MSR_TCG_TLB_FLUSH_EXCEPT	0x400000f1
 
 #endif /* _ASM_X86_TCG_PARA_H */
